@@ -1,0 +1,611 @@
+// Backward: from the last packed step to the first, a chunk of steps at a time. Within a chunk
+// the pointwise phase and the product with recurrent_kernel^T go step by step; then the chunk's
+// gradients of the gates meet kernel^T (d_inputs), the inputs and the states (weight gradients)
+// while they are in the cache. Every group sums its own weight gradients; they are added in
+// order at the end, so that a run repeats bit for bit.
+#pragma once
+
+#include "kernel.h"
+
+namespace masked_rnn {
+namespace {
+
+template <class CellT, class Acts, class Storage>
+struct Backward : Worker<Storage> {
+  using Base = Worker<Storage>;
+  using Base::group, Base::job, Base::p, Base::part, Base::parts, Base::rows, Base::unit_blocks,
+      Base::feature_blocks;
+  static constexpr int G = CellT::kGates, S = CellT::kSlots;
+  static constexpr int kRow = S * kVector;  // stride of d_gates between rows
+  static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
+  static constexpr int kWidest = 4;  // vectors in a panel
+
+  Backward(const Job& job, int thread)
+      : Base(job, thread),
+        acts(p),
+        layout(*job.backward_layout),
+        buffers(layout.groups[this->group_index]),
+        reserve(job.reserve_layout->groups[this->group_index]),
+        capacity(buffers.capacity),
+        real_steps(group.real_steps()),
+        width(layout.unit_panel),
+        panels(share_of((unit_blocks + width - 1) / width, part, parts)),
+        units{panels.begin * width, least(panels.end * width, unit_blocks)},
+        d_gates(this->at(buffers.d_gates)),
+        d_h(this->at(buffers.d_h)),
+        d_c(this->at(buffers.d_c)),
+        d_outputs(this->in(job.gradients.d_outputs)),
+        each_input_gate(p.input_dropout_gates > 1),
+        each_recurrent_gate(p.recurrent_dropout_gates > 1) {}
+
+  const Acts acts;
+  const BackwardLayout& layout;
+  const BackwardLayout::PerGroup& buffers;
+  const ReserveLayout::PerGroup& reserve;
+  const int64_t capacity, real_steps, width;
+  const Range panels, units;  // this thread's share
+  Real *const d_gates, *const d_h, *const d_c;
+  const Storage* const d_outputs;
+  const bool each_input_gate, each_recurrent_gate;
+
+  void run() {
+    pack_weights();
+    start_gradients();
+    this->meet_all();
+    for (int64_t end = group.steps(); end > 0;) {
+      const int64_t begin = chunk_begin(group, end);
+      gather(begin, end);
+      for (int64_t s = end - 1; s >= begin; --s) step(s, group.offset[begin]);
+      input_gradients(begin, end);
+      weight_gradients(begin, end, end == group.steps());
+      this->meet_group();  // the chunk's buffers are free
+      end = begin;
+    }
+    finish_rows();
+    this->meet_all();
+    sum_weight_gradients();
+  }
+
+  // --- packing ---------------------------------------------------------------------------------
+
+  // Rows of `weights` [n][G*H] as columns: [panel][u][count][V][width*V] for panels of `width`
+  // blocks of rows; `gate(j)` is the gate that comes j-th. Padding is zero.
+  template <class Gate>
+  void pack_transposed(const void* weights, int64_t n, int64_t panel_width, int count,
+                       const Gate& gate, Range mine, Real* to) const {
+    const int64_t blocks = (n + kVector - 1) / kVector;
+    for (int64_t q = mine.begin; q < mine.end; ++q) {
+      const int64_t first = q * panel_width * kVector;
+      const int64_t columns = least(panel_width, blocks - q * panel_width) * kVector;
+      Real* panel = to + first * unit_blocks * count * kVector;
+      for (int64_t c = 0; c < columns; ++c) {
+        const Storage* row = this->in(weights) + (first + c) * G * p.units;
+        Real* column = panel + c;
+        for (int64_t u = 0; u < unit_blocks; ++u) {
+          const int valid = first + c < n ? this->unit_count(u) : 0;
+          for (int j = 0; j < count; ++j, column += kVector * columns) {
+            const V v = valid ? load_first(row + gate(j) * p.units + u * kVector, valid) : zeros();
+            for (int l = 0; l < kVector; ++l) column[l * columns] = v[l];
+          }
+        }
+      }
+    }
+  }
+
+  Range share_of_panels(int64_t blocks, int64_t panel_width) const {
+    return share_of((blocks + panel_width - 1) / panel_width, this->thread, job.threads());
+  }
+  // Elements of one gate's transposed panels.
+  int64_t gate_panels(int64_t blocks) const { return blocks * kVector * unit_blocks * kVector; }
+
+  void pack_weights() const {
+    Real* kernel = this->at(layout.kernel_t);
+    const int input_count = each_input_gate ? 1 : G;
+    for (int g = 0; g < G; g += input_count) {
+      pack_transposed(p.kernel, p.features, layout.feature_panel, input_count,
+                      [g](int j) { return g + j; },
+                      share_of_panels(feature_blocks, layout.feature_panel),
+                      kernel + g * gate_panels(feature_blocks));
+    }
+    Real* recurrent = this->at(layout.recurrent_kernel_t);
+    for (int slot = 0; slot < G;) {
+      const int count = slot < kTogether && !each_recurrent_gate ? kTogether : 1;
+      pack_transposed(p.recurrent_kernel, p.units, width, count,
+                      [slot](int j) { return CellT::recurrent_gate(slot + j); },
+                      share_of_panels(unit_blocks, width),
+                      recurrent + slot * gate_panels(unit_blocks));
+      slot += count;
+    }
+  }
+
+  // --- start and end ---------------------------------------------------------------------------
+
+  // d_h and d_c after the last step: what reaches the final state, and the last output.
+  void start_gradients() const {
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t b = group.row[i];
+      const bool last_output = d_outputs && !p.return_sequences && this->last_output_is_state(b);
+      for (int64_t u = units.begin; u < units.end; ++u) {
+        V d = state_gradient(job.gradients.d_state_h, b, u);
+        if (last_output) d = d + load_unit(d_outputs + b * p.units, u);
+        store(d_h + (u * rows + i) * kVector, d);
+        if (CellT::kState) {
+          store(d_c + (u * rows + i) * kVector, state_gradient(job.gradients.d_state_c, b, u));
+        }
+      }
+    }
+  }
+
+  V load_unit(const Storage* row, int64_t u) const {
+    return load_first(row + u * kVector, this->unit_count(u));
+  }
+  V state_gradient(const void* gradient, int64_t b, int64_t u) const {
+    return gradient ? load_unit(this->in(gradient) + b * p.units, u) : zeros();
+  }
+
+  // Gradients of the initial states, and zeros for the inputs of masked steps.
+  void finish_rows() const {
+    for (int64_t u = units.begin; u < units.end; ++u) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t to = group.row[i] * p.units + u * kVector;
+        put_initial(job.gradients.d_initial_h, to, d_h + (u * rows + i) * kVector, u);
+        if (CellT::kState) {
+          put_initial(job.gradients.d_initial_c, to, d_c + (u * rows + i) * kVector, u);
+        }
+      }
+    }
+    const Range mine = share_of(p.batch, this->thread, job.threads());
+    for (int64_t b = mine.begin; b < mine.end; ++b) {
+      if (job.schedule->count[b] < p.time) zero_masked_inputs(b);
+      if (job.schedule->count[b] > 0) continue;
+      pass_state(job.gradients.d_state_h, job.gradients.d_initial_h, b);
+      if (CellT::kState) pass_state(job.gradients.d_state_c, job.gradients.d_initial_c, b);
+    }
+  }
+
+  void put_initial(void* gradient, int64_t to, const Real* from, int64_t u) const {
+    if (gradient) store_first(this->out(gradient) + to, load(from), this->unit_count(u));
+  }
+
+  void zero_masked_inputs(int64_t b) const {
+    for (int64_t t = 0; t < p.time; ++t) {
+      if (p.mask[b * p.time + t] == 0) {
+        memset(this->out(job.gradients.d_inputs) + (b * p.time + t) * p.features, 0,
+               p.features * sizeof(Storage));
+      }
+    }
+  }
+
+  void pass_state(const void* from, void* to, int64_t b) const {
+    if (to == nullptr) return;
+    const size_t bytes = p.units * sizeof(Storage);
+    Storage* row = this->out(to) + b * p.units;
+    if (from == nullptr) {
+      memset(row, 0, bytes);
+    } else {
+      memcpy(row, this->in(from) + b * p.units, bytes);
+    }
+  }
+
+  // --- one chunk -------------------------------------------------------------------------------
+
+  // Operands of the weight gradients that forward did not keep in this form.
+  void gather(int64_t begin, int64_t end) const {
+    this->gather_inputs(group.offset[begin], group.offset[end], capacity,
+                        this->at(buffers.inputs));
+    if (p.recurrent_dropout_gates == 0) return;
+    for (int64_t u = units.begin; u < units.end; ++u) {
+      for (int64_t s = begin; s < end; ++s) {
+        for (int64_t i = 0; i < group.live[s]; ++i) {
+          const int64_t n = group.offset[s] + i, r = n - group.offset[begin];
+          for (int64_t d = 0; d < p.recurrent_dropout_gates; ++d) {
+            store(dropped_h(d, u, r), load(kept_h(u, n)) * recurrent_mask(d, i, u));
+          }
+        }
+      }
+    }
+  }
+
+  Real* dropped_h(int64_t d, int64_t u, int64_t r) const {
+    return this->at(buffers.dropped_h) + ((d * unit_blocks + u) * capacity + r) * kVector;
+  }
+  const Real* kept_h(int64_t u, int64_t n) const {
+    return this->reserve_at(reserve.h) + (u * real_steps + n) * kVector;
+  }
+  const Real* kept_c(int64_t u, int64_t n) const {
+    return this->reserve_at(reserve.c) + (u * real_steps + n) * kVector;
+  }
+  const Real* saved(int64_t u, int64_t n) const {
+    return this->reserve_at(reserve.saved) + (u * real_steps + n) * kRow;
+  }
+  Real* gates_of(int64_t u, int64_t r) const { return d_gates + (u * capacity + r) * kRow; }
+  V recurrent_mask(int64_t d, int64_t i, int64_t u) const {
+    return this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units);
+  }
+
+  void step(int64_t s, int64_t chunk) const {
+    const int64_t n = group.live[s], r = group.offset[s] - chunk;
+    if (d_outputs && p.return_sequences) add_output_gradients(s);
+    if constexpr (CellT::kResetBefore) {
+      candidate_phase(s, r);
+      this->meet_group();
+      reset_product(n, r);
+      reset_phase(s, r);
+      this->meet_group();
+      recurrent_product<2>(0, n, r);
+    } else {
+      phase(s, r);
+      this->meet_group();
+      recurrent_product<G>(0, n, r);
+    }
+  }
+
+  // The output of a real step stands until the next one (or the end), unless masked outputs are
+  // zero: the gradients of all of them come together.
+  void add_output_gradients(int64_t s) const {
+    const int64_t live_next = group.live_after(s);
+    for (int64_t i = 0; i < group.live[s]; ++i) {
+      const int64_t first = group.position[group.offset[s] + i];
+      int64_t last = first + 1;
+      if (!p.zero_output_for_mask) {
+        last = i < live_next ? group.position[group.offset[s + 1] + i] : p.time;
+      }
+      const Storage* row = d_outputs + (group.row[i] * p.time + first) * p.units;
+      for (int64_t q = first; q < last; ++q, row += p.units) {
+        for (int64_t u = units.begin; u < units.end; ++u) {
+          Real* d = d_h + (u * rows + i) * kVector;
+          store(d, load(d) + load_unit(row, u));
+        }
+      }
+    }
+  }
+
+  void phase(int64_t s, int64_t r) const {
+    if constexpr (!CellT::kResetBefore) {
+      for (int64_t u = units.begin; u < units.end; ++u) {
+        const int count = this->unit_count(u);
+        const Real* keep = saved(u, group.offset[s]);
+        const Real* h = kept_h(u, group.offset[s]);
+        const Real* c = CellT::kState ? kept_c(u, group.offset[s]) : h;
+        Real* to = gates_of(u, r);
+        Real* dh = d_h + u * rows * kVector;
+        Real* dc = CellT::kState ? d_c + u * rows * kVector : nullptr;
+        for (int64_t i = 0; i < group.live[s]; ++i, keep += kRow, to += kRow) {
+          V kept[S], d[S], dc_i = CellT::kState ? load(dc + i * kVector) : zeros();
+          MR_UNROLL
+          for (int j = 0; j < S; ++j) kept[j] = load(keep + j * kVector);
+          const V rest = CellT::backward(acts, kept, load(h + i * kVector), load(c + i * kVector),
+                                         load(dh + i * kVector), dc_i, d);
+          // Past the last unit an activation may have left Inf: zeros keep it out of the sums.
+          MR_UNROLL
+          for (int j = 0; j < S; ++j) store(to + j * kVector, keep_first(d[j], count));
+          store(dh + i * kVector, rest);
+          if (CellT::kState) store(dc + i * kVector, dc_i);
+        }
+      }
+    }
+  }
+
+  void candidate_phase(int64_t s, int64_t r) const {
+    if constexpr (CellT::kResetBefore) {
+      for (int64_t u = units.begin; u < units.end; ++u) {
+        const int count = this->unit_count(u);
+        for (int64_t i = 0; i < group.live[s]; ++i) {
+          const int64_t n = group.offset[s] + i;
+          V kept[S], d[S];
+          for (int j = 0; j < S; ++j) kept[j] = load(saved(u, n) + j * kVector);
+          const V h = load(kept_h(u, n));
+          Real* dh = d_h + (u * rows + i) * kVector;
+          store(dh, CellT::backward_candidate(acts, kept, h, load(dh), d));
+          Real* to = gates_of(u, r + i);
+          store(to, keep_first(d[0], count));
+          store(to + 2 * kVector, keep_first(d[2], count));
+          // r * h again, dropped, for the gradient of the candidate's recurrent kernel.
+          V reset_h = acts.gate_value(kept[1]) * h;
+          if (p.recurrent_dropout_gates) {
+            reset_h = reset_h * recurrent_mask(p.recurrent_dropout_gates - 1, i, u);
+          }
+          store(this->at(buffers.reset_h) + (u * capacity + r + i) * kVector, reset_h);
+        }
+      }
+    }
+  }
+
+  void reset_phase(int64_t s, int64_t r) const {
+    if constexpr (CellT::kResetBefore) {
+      for (int64_t u = units.begin; u < units.end; ++u) {
+        const int count = this->unit_count(u);
+        for (int64_t i = 0; i < group.live[s]; ++i) {
+          const int64_t n = group.offset[s] + i;
+          V kept[S], d[S];
+          for (int j = 0; j < S; ++j) kept[j] = load(saved(u, n) + j * kVector);
+          V d_reset = load(this->at(buffers.d_reset_h) + (u * rows + i) * kVector);
+          if (p.recurrent_dropout_gates) {
+            d_reset = d_reset * recurrent_mask(p.recurrent_dropout_gates - 1, i, u);
+          }
+          Real* dh = d_h + (u * rows + i) * kVector;
+          store(dh, CellT::backward_reset(acts, kept, load(kept_h(u, n)), d_reset, load(dh), d));
+          store(gates_of(u, r + i) + kVector, keep_first(d[1], count));
+        }
+      }
+    }
+  }
+
+  // --- products with transposed weights --------------------------------------------------------
+
+  // c[rows][vectors] (+)= d_gates, slots slot.. of kCount gates, times a panel of `vectors`.
+  template <int kCount>
+  MR_INLINE void transposed_tile(int vectors, int slot, int64_t r, int m, int wide,
+                                 const Real* panel, Operands& o) const {
+    o.a = d_gates + r * kRow + slot * kVector;
+    o.a_block = capacity * kRow;
+    o.block = kCount * kVector;
+    o.b = panel;
+    o.b_panel = vectors * kVector * unit_blocks * kCount * kVector;
+    o.k = unit_blocks * kCount * kVector;
+    switch (vectors) {
+      case 1: return run_tile<1, kRow, 1, 1 * kVector>(m, wide, o);
+      case 2: return run_tile<2, kRow, 1, 2 * kVector>(m, wide, o);
+      case 3: return run_tile<3, kRow, 1, 3 * kVector>(m, wide, o);
+      default: return run_tile<4, kRow, 1, 4 * kVector>(m, wide, o);
+    }
+  }
+
+  const Real* recurrent_panel(int slot, int count, int64_t q) const {
+    return this->at(layout.recurrent_kernel_t) + slot * gate_panels(unit_blocks) +
+           q * width * kVector * unit_blocks * count * kVector;
+  }
+
+  // d_h += the part that passes through recurrent_kernel; for LSTM there is no other.
+  template <int kCount>
+  void recurrent_product(int slot, int64_t n, int64_t r) const {
+    if (p.recurrent_dropout_gates > 0) return dropped_product<kCount>(slot, n, r);
+    Operands o;
+    o.c_row = kVector;
+    o.c_vector = rows * kVector;
+    o.c_panel = width * rows * kVector;
+    o.accumulate = !CellT::kState;
+    for (int64_t q = panels.begin; q < panels.end;) {
+      const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
+      const int wide = panels_together(n, vectors, q, panels.end, unit_blocks);
+      for_tiles<most_rows(kWidest)>(n, [&](int64_t i, int m) {
+        o.c = d_h + (q * width * rows + i) * kVector;
+        transposed_tile<kCount>(vectors, slot, r + i, m, wide, recurrent_panel(slot, kCount, q), o);
+      });
+      q += wide;
+    }
+  }
+
+  // Panels of full width that one tile of one or two rows may take.
+  int panels_together(int64_t n, int vectors, int64_t q, int64_t end, int64_t blocks) const {
+    if (n > 2) return 1;
+    const int wide = panels_at_once(static_cast<int>(n), vectors);
+    return q + wide <= end && (q + wide) * vectors <= blocks ? wide : 1;
+  }
+
+  // The same where the operand of each gate had a dropout mask.
+  template <int kCount>
+  void dropped_product(int slot, int64_t n, int64_t r) const {
+    Operands o;
+    o.accumulate = false;
+    o.c_vector = kVector;
+    o.c_panel = 0;
+    for (int64_t q = panels.begin; q < panels.end; ++q) {
+      const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
+      o.c_row = vectors * kVector;
+      for_tiles<most_rows(kWidest)>(n, [&](int64_t i, int m) {
+        alignas(64) Real product[8 * kWidest * kVector];
+        o.c = product;
+        for (int j = 0; j < kCount; ++j) {
+          if (each_recurrent_gate) {
+            transposed_tile<1>(vectors, slot + j, r + i, m, 1, recurrent_panel(slot + j, 1, q), o);
+          } else if (j == 0) {
+            transposed_tile<kCount>(vectors, slot, r + i, m, 1,
+                                    recurrent_panel(slot, kCount, q), o);
+          } else {
+            break;
+          }
+          const int d = each_recurrent_gate ? CellT::recurrent_gate(slot + j) : 0;
+          const bool overwrite = CellT::kState && j == 0;
+          for (int k = 0; k < m; ++k) {
+            for (int v = 0; v < vectors; ++v) {
+              const int64_t u = q * width + v;
+              Real* to = d_h + (u * rows + i + k) * kVector;
+              const V masked = load(product + (k * vectors + v) * kVector) *
+                               recurrent_mask(d, i + k, u);
+              store(to, overwrite ? masked : load(to) + masked);
+            }
+          }
+        }
+      });
+    }
+  }
+
+  // d(r * h) = d_x_h @ candidate's recurrent_kernel^T, before its mask.
+  void reset_product(int64_t n, int64_t r) const {
+    Operands o;
+    o.c_row = kVector;
+    o.c_vector = rows * kVector;
+    o.c_panel = 0;
+    o.accumulate = false;
+    for (int64_t q = panels.begin; q < panels.end; ++q) {
+      const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
+      for_tiles<most_rows(kWidest)>(n, [&](int64_t i, int m) {
+        o.c = this->at(buffers.d_reset_h) + (q * width * rows + i) * kVector;
+        transposed_tile<1>(vectors, 2, r + i, m, 1, recurrent_panel(2, 1, q), o);
+      });
+    }
+  }
+
+  // d_inputs of the chunk's rows, this thread's share.
+  void input_gradients(int64_t begin, int64_t end) const {
+    const Range mine = share_of(group.offset[end] - group.offset[begin], part, parts);
+    const int64_t panel_width = layout.feature_panel;
+    Operands o;
+    o.accumulate = false;
+    o.c_vector = kVector;
+    o.c_panel = 0;
+    for (int64_t q = 0; q * panel_width < feature_blocks; ++q) {
+      const int vectors = static_cast<int>(least(panel_width, feature_blocks - q * panel_width));
+      o.c_row = vectors * kVector;
+      for_tiles<most_rows(kWidest)>(mine.end - mine.begin, [&](int64_t i, int m) {
+        alignas(64) Real product[8 * kWidest * kVector], sum[8 * kWidest * kVector];
+        o.c = product;
+        const int64_t r = mine.begin + i;
+        const int64_t masks = p.input_dropout_gates;
+        const int64_t* source = &group.input[group.offset[begin] + r];
+        for (int g = 0; g < (each_input_gate ? G : 1); ++g) {
+          const int count = each_input_gate ? 1 : G;
+          const Real* panel = this->at(layout.kernel_t) + g * gate_panels(feature_blocks) +
+                              q * panel_width * kVector * unit_blocks * count * kVector;
+          const int slot = CellT::kKernelSlot + g;
+          if (each_input_gate) {
+            transposed_tile<1>(vectors, slot, r, m, 1, panel, o);
+          } else {
+            transposed_tile<G>(vectors, slot, r, m, 1, panel, o);
+          }
+          if (masks == 0) break;
+          for (int k = 0; k < m; ++k) {
+            for (int v = 0; v < vectors; ++v) {
+              const int64_t at = (k * vectors + v) * kVector;
+              const V masked = load(product + at) *
+                               this->dropout(p.input_dropout, g, source[k] / p.time,
+                                             q * panel_width + v, p.features);
+              store(sum + at, g == 0 ? masked : load(sum + at) + masked);
+            }
+          }
+        }
+        for (int k = 0; k < m; ++k) {
+          Storage* row = this->out(job.gradients.d_inputs) + source[k] * p.features;
+          for (int v = 0; v < vectors; ++v) {
+            const int64_t f = q * panel_width + v;
+            store_first(row + f * kVector,
+                        load((masks ? sum : product) + (k * vectors + v) * kVector),
+                        first_of(p.features, f));
+          }
+        }
+      });
+    }
+  }
+
+  // --- weight gradients ------------------------------------------------------------------------
+
+  // to[u][k][gates][V] (+)= operand^T @ d_gates for kCount gates: operand [block][r][V] with
+  // `block_stride`, `n` rows of the chunk, k < `features`.
+  template <int kCount>
+  MR_INLINE void weight_product(const Real* operand, int64_t block_stride, int64_t features,
+                                int64_t n, int64_t u, int slot, bool first, Real* to) const {
+    Operands o;
+    o.a_block = 0;
+    o.block = n;
+    o.b = gates_of(u, 0) + slot * kVector;
+    o.b_panel = o.c_panel = 0;
+    o.c_row = G * kVector;
+    o.c_vector = kVector;
+    o.k = n;
+    o.accumulate = !first;
+    for (int64_t f = 0; f * kVector < features; ++f) {
+      for_tiles<most_rows(kCount)>(first_of(features, f), [&](int64_t l, int m) {
+        o.a = operand + f * block_stride + l;
+        o.c = to + (u * features + f * kVector + l) * G * kVector;
+        run_tile<kCount, 1, kVector, kRow>(m, 1, o);
+      });
+    }
+  }
+
+  void weight_gradients(int64_t begin, int64_t end, bool first) const {
+    const int64_t start = group.offset[begin], n = group.offset[end] - start;
+    const int64_t chunk_block = capacity * kVector, kept_block = real_steps * kVector;
+    const Real* x = this->at(buffers.inputs);
+    Real* d_kernel = this->at(buffers.d_kernel);
+    Real* d_recurrent = this->at(buffers.d_recurrent_kernel);
+    for (int64_t u = units.begin; u < units.end; ++u) {
+      if (each_input_gate) {
+        for (int g = 0; g < G; ++g) {
+          weight_product<1>(x + g * feature_blocks * chunk_block, chunk_block, p.features, n, u,
+                            CellT::kKernelSlot + g, first, d_kernel + g * kVector);
+        }
+      } else {
+        weight_product<G>(x, chunk_block, p.features, n, u, CellT::kKernelSlot, first, d_kernel);
+      }
+      if (each_recurrent_gate) {
+        for (int j = 0; j < kTogether; ++j) {
+          weight_product<1>(dropped_h(CellT::recurrent_gate(j), 0, 0), chunk_block, p.units, n, u,
+                            j, first, d_recurrent + j * kVector);
+        }
+      } else if (p.recurrent_dropout_gates > 0) {
+        weight_product<kTogether>(dropped_h(0, 0, 0), chunk_block, p.units, n, u, 0, first,
+                                  d_recurrent);
+      } else {
+        weight_product<kTogether>(kept_h(0, start), kept_block, p.units, n, u, 0, first,
+                                  d_recurrent);
+      }
+      if constexpr (CellT::kResetBefore) {
+        weight_product<1>(this->at(buffers.reset_h), chunk_block, p.units, n, u, 2, first,
+                          d_recurrent + 2 * kVector);
+      }
+      bias_gradient(u, n, first);
+    }
+  }
+
+  void bias_gradient(int64_t u, int64_t n, bool first) const {
+    Real* to = this->at(buffers.d_bias) + u * kRow;
+    V sum[S];
+    MR_UNROLL
+    for (int j = 0; j < S; ++j) sum[j] = zeros();
+    for (const Real *d = gates_of(u, 0), *end = d + n * kRow; d < end; d += kRow) {
+      MR_UNROLL
+      for (int j = 0; j < S; ++j) sum[j] = sum[j] + load(d + j * kVector);
+    }
+    MR_UNROLL
+    for (int j = 0; j < S; ++j) {
+      store(to + j * kVector, first ? sum[j] : load(to + j * kVector) + sum[j]);
+    }
+  }
+
+  // Adds the groups' weight gradients in order and writes them in Keras's layout.
+  void sum_weight_gradients() const {
+    const Range mine = share_of(unit_blocks, this->thread, job.threads());
+    for (int64_t u = mine.begin; u < mine.end; ++u) {
+      for (int64_t k = 0; k < p.features; ++k) {
+        for (int g = 0; g < G; ++g) {
+          put(job.gradients.d_kernel, k, g, u, sum_of(&BackwardLayout::PerGroup::d_kernel,
+                                                      ((u * p.features + k) * G + g) * kVector));
+        }
+      }
+      for (int64_t k = 0; k < p.units; ++k) {
+        for (int j = 0; j < G; ++j) {
+          put(job.gradients.d_recurrent_kernel, k, CellT::recurrent_gate(j), u,
+              sum_of(&BackwardLayout::PerGroup::d_recurrent_kernel,
+                     ((u * p.units + k) * G + j) * kVector));
+        }
+      }
+      if (job.gradients.d_bias == nullptr) continue;
+      for (int g = 0; g < G; ++g) put(job.gradients.d_bias, 0, g, u, bias_sum(u, g + CellT::kKernelSlot));
+      if (CellT::kCell == Cell::kGru) {
+        for (int j = 0; j < G; ++j) {
+          put(job.gradients.d_bias, 1, CellT::recurrent_gate(j), u, bias_sum(u, j));
+        }
+      }
+    }
+  }
+
+  V bias_sum(int64_t u, int slot) const {
+    return sum_of(&BackwardLayout::PerGroup::d_bias, u * kRow + slot * kVector);
+  }
+  V sum_of(Buffer BackwardLayout::PerGroup::* buffer, int64_t offset) const {
+    V sum = zeros();
+    for (int g = 0; g < job.split.groups; ++g) {
+      if (job.schedule->groups[g].steps() == 0) continue;
+      sum = sum + load(this->at(layout.groups[g].*buffer) + offset);
+    }
+    return sum;
+  }
+  void put(void* gradient, int64_t row, int gate, int64_t u, V v) const {
+    store_first(this->out(gradient) + (row * G + gate) * p.units + u * kVector, v,
+                this->unit_count(u));
+  }
+};
+
+}  // namespace
+}  // namespace masked_rnn

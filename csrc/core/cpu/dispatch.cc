@@ -1,0 +1,79 @@
+#include "dispatch.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "../error.h"
+#include "../names.h"
+
+namespace masked_rnn {
+namespace {
+
+constexpr IsaTables kAll[] = {
+    {"generic", &kernels_generic_float, &kernels_generic_double},
+#if defined(__x86_64__)
+    {"avx2", &kernels_avx2_float, &kernels_avx2_double},
+    {"avx512", &kernels_avx512_float, &kernels_avx512_double},
+#endif
+};
+
+int count_supported() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+      !__builtin_cpu_supports("f16c") || !__builtin_cpu_supports("bmi2")) {
+    return 1;
+  }
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq") ||
+      !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) {
+    return 2;
+  }
+  return 3;
+#else
+  return 1;
+#endif
+}
+
+const IsaTables& find(const char* name, const char* where) {
+  const IsaTables* tables;
+  const int count = supported_isas(&tables);
+  std::string known;
+  for (int i = 0; i < count; ++i) {
+    if (std::strcmp(tables[i].isa, name) == 0) return tables[i];
+    known += std::string(known.empty() ? "" : ", ") + tables[i].isa;
+  }
+  throw InvalidArgument(std::string(where) + " is '" + name + "', needed: one of " + known +
+                        " (what this machine has)");
+}
+
+}  // namespace
+
+int supported_isas(const IsaTables** tables) {
+  static const int count = count_supported();
+  *tables = kAll;
+  return count;
+}
+
+const IsaTables& choose_isa(const char* name) {
+  if (name != nullptr && *name != '\0') return find(name, "isa");
+  static const char* const forced = std::getenv("MASKED_RNN_ISA");
+  if (forced != nullptr && *forced != '\0') return find(forced, "MASKED_RNN_ISA");
+  const IsaTables* tables;
+  const int count = supported_isas(&tables);
+  return tables[count - 1];
+}
+
+Choice choose_kernel(const Problem& problem, const char* isa) {
+  const IsaTables& tables = choose_isa(isa);
+  const KernelTable* table =
+      problem.dtype == DType::kFloat64 ? tables.double_table : tables.float_table;
+  for (int i = 0; i < table->count; ++i) {
+    const KernelRow& row = table->rows[i];
+    if (row.cell == problem.cell && row.dtype == problem.dtype) return {table, &row};
+  }
+  throw InvalidArgument(std::string("no kernel for cell '") + name_of(problem.cell) +
+                        "' in " + name_of(problem.dtype));
+}
+
+}  // namespace masked_rnn

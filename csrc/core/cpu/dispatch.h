@@ -1,0 +1,35 @@
+// Which kernels exist, and which this machine runs.
+#pragma once
+
+#include "../job.h"
+
+namespace masked_rnn {
+
+// One table for each instruction set (defined by kernels.cc) and compute type.
+extern const KernelTable kernels_generic_float, kernels_generic_double;
+#if defined(__x86_64__)
+extern const KernelTable kernels_avx2_float, kernels_avx2_double;
+extern const KernelTable kernels_avx512_float, kernels_avx512_double;
+#endif
+
+struct IsaTables {
+  const char* isa;
+  const KernelTable* float_table;
+  const KernelTable* double_table;
+};
+
+// The instruction sets this machine has, worst first.
+int supported_isas(const IsaTables** tables);
+
+// The one named, or for an empty name the best, which MASKED_RNN_ISA can lower.
+// Throws InvalidArgument for a name that does not exist or that this machine lacks.
+const IsaTables& choose_isa(const char* name);
+
+// The row for a cell and dtype, and its table.
+struct Choice {
+  const KernelTable* table;
+  const KernelRow* row;
+};
+Choice choose_kernel(const Problem& problem, const char* isa);
+
+}  // namespace masked_rnn

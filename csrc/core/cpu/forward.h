@@ -1,0 +1,397 @@
+// Forward: pack weights, then step by step product and pointwise phase.
+#pragma once
+
+#include "kernel.h"
+
+namespace masked_rnn {
+namespace {
+
+template <class CellT, class Acts, class Storage>
+struct Forward : Worker<Storage> {
+  using Base = Worker<Storage>;
+  using Base::group, Base::job, Base::p, Base::part, Base::parts, Base::rows, Base::unit_blocks;
+  static constexpr int G = CellT::kGates, S = CellT::kSlots;
+  // Gates of the first product of a step: the candidate of reset before has its own.
+  static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
+  static constexpr int kProduct = 8 * G * kVector;  // the largest tile, eight rows or twelve panels
+
+  Forward(const Job& job, int thread)
+      : Base(job, thread),
+        acts(p),
+        units(share_of(unit_blocks, part, parts)),
+        layout(*job.forward_layout),
+        buffers(layout.groups[this->group_index]),
+        training(job.reserve != nullptr),
+        each_input_gate(p.input_dropout_gates > 1),
+        each_recurrent_gate(p.recurrent_dropout_gates > 1) {
+    const int64_t steps_kept = training ? group.real_steps() : 2 * rows;
+    state_block = steps_kept * kVector;
+    if (training) {
+      const auto& reserve = job.reserve_layout->groups[this->group_index];
+      h_base = this->reserve_at(reserve.h);
+      c_base = this->reserve_at(reserve.c);
+      saved_base = this->reserve_at(reserve.saved);
+    } else {
+      h_base = this->at(buffers.h);
+      c_base = this->at(buffers.c);
+    }
+  }
+
+  const Acts acts;
+  const Range units;  // this thread's unit blocks
+  const ForwardLayout& layout;
+  const ForwardLayout::PerGroup& buffers;
+  const bool training, each_input_gate, each_recurrent_gate;
+  Real *h_base, *c_base, *saved_base = nullptr;
+  int64_t state_block;
+
+  void run() {
+    pack_weights();
+    start_states();
+    this->meet_all();
+    for (int64_t begin = 0; begin < group.steps();) {
+      const int64_t end = chunk_end(group, begin);
+      this->gather_inputs(group.offset[begin], group.offset[end], buffers.capacity,
+                          this->at(buffers.inputs));
+      this->meet_group();
+      project(group.offset[end] - group.offset[begin]);
+      for (int64_t s = begin; s < end; ++s) {
+        step(s, group.offset[s] - group.offset[begin]);
+        this->meet_group();
+      }
+      begin = end;
+    }
+    finish();
+  }
+
+  // Where the state before step s lies; block u is u * state_block further.
+  int64_t state_offset(int64_t s) const {
+    return (training ? group.offset[s] : (s & 1) * rows) * kVector;
+  }
+
+  void pack_weights() const {
+    const Range mine = share_of(unit_blocks, this->thread, job.threads());
+    const int64_t gate = unit_blocks * kVector;  // times k: one gate's panels
+    Real* kernel = this->at(layout.kernel);
+    if (each_input_gate) {
+      for (int g = 0; g < G; ++g) {
+        this->pack(p.kernel, p.features, G, g, 1, mine, kernel + g * gate * p.features);
+      }
+    } else {
+      this->pack(p.kernel, p.features, G, 0, G, mine, kernel);
+    }
+    Real* recurrent = this->at(layout.recurrent_kernel);
+    const int together = each_recurrent_gate ? 1 : kTogether;
+    for (int g = 0; g < G; g += g < kTogether ? together : 1) {
+      this->pack(p.recurrent_kernel, p.units, G, g, g < kTogether ? together : 1, mine,
+                 recurrent + g * gate * p.units);
+    }
+    for (int64_t u = mine.begin; u < mine.end; ++u) {
+      for (int g = 0; g < G; ++g) store(this->at(layout.bias) + (u * G + g) * kVector, bias(u, g));
+      store(this->at(layout.recurrent_bias) + u * kVector,
+            CellT::kCell == Cell::kGru ? bias_row(u, G + 2) : zeros());
+    }
+  }
+
+  V bias_row(int64_t u, int row) const {
+    if (p.bias == nullptr) return zeros();
+    return load_first(this->in(p.bias) + row * p.units + u * kVector, this->unit_count(u));
+  }
+  // GRU's two biases of z and r only ever appear as a sum.
+  V bias(int64_t u, int g) const {
+    if (CellT::kCell == Cell::kGru && g < 2) return bias_row(u, g) + bias_row(u, G + g);
+    return bias_row(u, g);
+  }
+
+  void start_states() const {
+    for (int64_t u = units.begin; u < units.end; ++u) {
+      for (int64_t i = 0; i < rows; ++i) {
+        put_state(h_base, p.initial_h, u, i);
+        if (CellT::kState) put_state(c_base, p.initial_c, u, i);
+        put_dropped(0, u, i, load(h_base + u * state_block + i * kVector));
+      }
+    }
+  }
+
+  void put_state(Real* base, const void* initial, int64_t u, int64_t i) const {
+    const V v = initial == nullptr ? zeros()
+                                   : load_first(this->in(initial) + group.row[i] * p.units +
+                                                    u * kVector,
+                                                this->unit_count(u));
+    store(base + u * state_block + i * kVector, v);
+  }
+
+  // h times its dropout masks, the operand of step s's products; two steps alternate.
+  MR_INLINE void put_dropped(int64_t s, int64_t u, int64_t i, V h) const {
+    for (int64_t d = 0; d < p.recurrent_dropout_gates; ++d) {
+      store(dropped(s, d) + (u * rows + i) * kVector,
+            h * this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units));
+    }
+  }
+  Real* dropped(int64_t s, int64_t d) const {
+    return this->at(buffers.dropped_h) +
+           ((s & 1) * p.recurrent_dropout_gates + d) * unit_blocks * rows * kVector;
+  }
+
+  // projection[u][row][g] = inputs[row] @ kernel for this thread's units.
+  void project(int64_t n) const {
+    const int64_t capacity = buffers.capacity;
+    Real* x = this->at(buffers.inputs);
+    Real* to = this->at(buffers.projection);
+    Operands o;
+    o.a_block = capacity * kVector;
+    o.block = kVector;
+    o.c_row = G * kVector;
+    o.c_vector = kVector;
+    o.k = p.features;
+    o.accumulate = false;
+    if (each_input_gate) {
+      o.b_panel = o.c_panel = 0;
+      for (int g = 0; g < G; ++g) {
+        for (int64_t u = units.begin; u < units.end; ++u) {
+          for_tiles<most_rows(1)>(n, [&](int64_t i, int m) {
+            o.a = x + (g * this->feature_blocks * capacity + i) * kVector;
+            o.b = this->at(layout.kernel) + (g * unit_blocks + u) * p.features * kVector;
+            o.c = to + ((u * capacity + i) * G + g) * kVector;
+            run_tile<1, kVector, 1, kVector>(m, 1, o);
+          });
+        }
+      }
+      return;
+    }
+    o.b_panel = p.features * G * kVector;
+    o.c_panel = capacity * G * kVector;
+    const int wide = n <= 2 ? panels_at_once(static_cast<int>(n), G) : 1;
+    for (int64_t u = units.begin; u < units.end;) {
+      const int panels = u + wide <= units.end ? wide : 1;
+      for_tiles<most_rows(G)>(n, [&](int64_t i, int m) {
+        o.a = x + i * kVector;
+        o.b = this->at(layout.kernel) + u * o.b_panel;
+        o.c = to + (u * capacity + i) * G * kVector;
+        run_tile<G, kVector, 1, G * kVector>(m, panels, o);
+      });
+      u += panels;
+    }
+  }
+
+  // c[panel][row][G][V] = h @ recurrent_kernel for gates first.. of `panels` unit blocks.
+  template <int kCount>
+  MR_INLINE void recurrent_product(int first, int64_t s, int64_t u, int panels, int64_t i, int m,
+                                   Real* c) const {
+    Operands o;
+    o.block = kVector;
+    o.c_row = G * kVector;
+    o.c_vector = kVector;
+    o.c_panel = m * G * kVector;
+    o.k = p.units;
+    o.accumulate = false;
+    const Real* weights = this->at(layout.recurrent_kernel) +
+                          first * unit_blocks * p.units * kVector;
+    const bool reset_operand = CellT::kResetBefore && first == 2;
+    if (each_recurrent_gate && !reset_operand) {
+      o.a_block = rows * kVector;
+      for (int w = 0; w < panels; ++w) {
+        for (int g = 0; g < kCount; ++g) {
+          o.a = dropped(s, first + g) + i * kVector;
+          o.b = weights + (g * unit_blocks + u + w) * p.units * kVector;
+          o.c = c + w * o.c_panel + g * kVector;
+          run_tile<1, kVector, 1, kVector>(m, 1, o);
+        }
+      }
+      return;
+    }
+    if (reset_operand) {
+      o.a = this->at(buffers.reset_h) + i * kVector;
+      o.a_block = rows * kVector;
+    } else if (p.recurrent_dropout_gates > 0) {
+      o.a = dropped(s, 0) + i * kVector;
+      o.a_block = rows * kVector;
+    } else {
+      o.a = h_base + state_offset(s) + i * kVector;
+      o.a_block = state_block;
+    }
+    o.b_panel = p.units * kCount * kVector;
+    o.b = weights + u * o.b_panel;
+    o.c = c;
+    run_tile<kCount, kVector, 1, kCount * kVector>(m, panels, o);
+  }
+
+  // One packed step for this thread's units; its rows start at `chunk_row` of the projection.
+  void step(int64_t s, int64_t chunk_row) const {
+    const int64_t n = group.live[s];
+    for_panels<kTogether>(n, [&](int64_t u, int panels, int64_t i, int m) {
+      alignas(64) Real product[kProduct];
+      recurrent_product<kTogether>(0, s, u, panels, i, m, product);
+      for (int w = 0; w < panels; ++w) {
+        if constexpr (CellT::kResetBefore) {
+          gates_phase(s, u + w, i, m, chunk_row, product + w * m * G * kVector);
+        } else {
+          phase(s, u + w, i, m, chunk_row, product + w * m * G * kVector);
+        }
+      }
+    });
+    if constexpr (CellT::kResetBefore) {
+      this->meet_group();
+      for_panels<1>(n, [&](int64_t u, int panels, int64_t i, int m) {
+        alignas(64) Real product[kProduct];
+        recurrent_product<1>(2, s, u, panels, i, m, product);
+        for (int w = 0; w < panels; ++w) {
+          candidate_phase(s, u + w, i, m, chunk_row, product + w * m * G * kVector);
+        }
+      });
+    }
+  }
+
+  // f(first unit block, blocks, first row, rows) over this thread's units and n rows. A panel of
+  // weights serves all rows before the next is touched.
+  template <int kCount, class F>
+  MR_INLINE void for_panels(int64_t n, const F& f) const {
+    const int wide = n <= 2 ? panels_at_once(static_cast<int>(n), kCount) : 1;
+    for (int64_t u = units.begin; u < units.end;) {
+      const int panels = u + wide <= units.end ? wide : 1;
+      for_tiles<most_rows(kCount)>(n, [&](int64_t i, int m) { f(u, panels, i, m); });
+      u += panels;
+    }
+  }
+
+  Real* projection_of(int64_t u, int64_t chunk_row) const {
+    return this->at(buffers.projection) + (u * buffers.capacity + chunk_row) * G * kVector;
+  }
+  Real* saved_of(int64_t u, int64_t n) const {
+    return saved_base + (u * group.real_steps() + n) * S * kVector;
+  }
+
+  void phase(int64_t s, int64_t u, int64_t first, int m, int64_t chunk_row,
+             const Real* product) const {
+    const Real* projection = projection_of(u, chunk_row + first);
+    const Real* bias = this->at(layout.bias) + u * G * kVector;
+    const V recurrent_bias = load(this->at(layout.recurrent_bias) + u * kVector);
+    const Real* h = h_base + u * state_block + state_offset(s);
+    const Real* c = CellT::kState ? c_base + u * state_block + state_offset(s) : h;
+    for (int k = 0; k < m; ++k, projection += G * kVector, product += G * kVector) {
+      const int64_t i = first + k;
+      V x[G], r[G], saved[S], c_new = zeros();
+      MR_UNROLL
+      for (int g = 0; g < G; ++g) {
+        x[g] = load(projection + g * kVector) + load(bias + g * kVector);
+        r[g] = load(product + g * kVector);
+      }
+      if constexpr (CellT::kCell == Cell::kGru) r[2] = r[2] + recurrent_bias;
+      const V h_new = CellT::forward(acts, x, r, load(h + i * kVector), load(c + i * kVector),
+                                     saved, c_new);
+      if (training) {
+        Real* to = saved_of(u, group.offset[s] + i);
+        MR_UNROLL
+        for (int g = 0; g < S; ++g) store(to + g * kVector, saved[g]);
+      }
+      put_results(s, u, i, h_new, c_new);
+    }
+  }
+
+  // Reset before, first half: z is left in the projection, r * h (dropped) in reset_h.
+  void gates_phase(int64_t s, int64_t u, int64_t first, int m, int64_t chunk_row,
+                   const Real* product) const {
+    if constexpr (CellT::kResetBefore) {
+      Real* projection = projection_of(u, chunk_row + first);
+      const Real* bias = this->at(layout.bias) + u * G * kVector;
+      const Real* h = h_base + u * state_block + state_offset(s);
+      Real* reset = this->at(buffers.reset_h) + u * rows * kVector;
+      for (int k = 0; k < m; ++k, projection += G * kVector, product += G * kVector) {
+        const int64_t i = first + k;
+        V x[2], r[2], saved[2];
+        for (int g = 0; g < 2; ++g) {
+          x[g] = load(projection + g * kVector) + load(bias + g * kVector);
+          r[g] = load(product + g * kVector);
+        }
+        V reset_h = CellT::forward_gates(acts, x, r, load(h + i * kVector), saved);
+        if (p.recurrent_dropout_gates > 0) {
+          reset_h = reset_h * this->dropout(p.recurrent_dropout, p.recurrent_dropout_gates - 1,
+                                            group.row[i], u, p.units);
+        }
+        store(projection, saved[0]);
+        store(reset + i * kVector, reset_h);
+        if (training) {
+          Real* to = saved_of(u, group.offset[s] + i);
+          store(to, saved[0]);
+          store(to + kVector, saved[1]);
+        }
+      }
+    }
+  }
+
+  void candidate_phase(int64_t s, int64_t u, int64_t first, int m, int64_t chunk_row,
+                       const Real* product) const {
+    if constexpr (CellT::kResetBefore) {
+      const Real* projection = projection_of(u, chunk_row + first);
+      const V bias = load(this->at(layout.bias) + (u * G + 2) * kVector);
+      const Real* h = h_base + u * state_block + state_offset(s);
+      for (int k = 0; k < m; ++k, projection += G * kVector, product += G * kVector) {
+        const int64_t i = first + k;
+        V saved;
+        const V h_new = CellT::forward_candidate(
+            acts, load(projection + 2 * kVector) + bias, load(product), load(projection),
+            load(h + i * kVector), saved);
+        if (training) store(saved_of(u, group.offset[s] + i) + 2 * kVector, saved);
+        put_results(s, u, i, h_new, zeros());
+      }
+    }
+  }
+
+  // The output of this step, and the state: to the next step, or to the caller after a row's last.
+  MR_INLINE void put_results(int64_t s, int64_t u, int64_t i, V h, V c) const {
+    const int n = this->unit_count(u);
+    const int64_t b = group.row[i];
+    if (p.return_sequences) {
+      const int64_t position = group.position[group.offset[s] + i];
+      store_first(this->out(job.results.outputs) + (b * p.time + position) * p.units +
+                      u * kVector, h, n);
+    }
+    if (i < group.live_after(s)) {
+      const int64_t next = u * state_block + state_offset(s + 1) + i * kVector;
+      store(h_base + next, h);
+      if (CellT::kState) store(c_base + next, c);
+      if (p.recurrent_dropout_gates > 0) put_dropped(s + 1, u, i, h);
+    } else {
+      const int64_t to = b * p.units + u * kVector;
+      store_first(this->out(job.results.state_h) + to, h, n);
+      if (CellT::kState) store_first(this->out(job.results.state_c) + to, c, n);
+    }
+  }
+
+  // Masked outputs, last outputs, and rows without a real step.
+  void finish() const {
+    const Range mine = share_of(rows, part, parts);
+    for (int64_t i = mine.begin; i < mine.end; ++i) finish_row(group.row[i]);
+    const Range all = share_of(p.batch, this->thread, job.threads());
+    for (int64_t b = all.begin; b < all.end; ++b) {
+      if (job.schedule->count[b] > 0) continue;
+      keep_initial(p.initial_h, job.results.state_h, b);
+      if (CellT::kState) keep_initial(p.initial_c, job.results.state_c, b);
+      finish_row(b);
+    }
+  }
+
+  void keep_initial(const void* initial, void* state, int64_t b) const {
+    const size_t bytes = p.units * sizeof(Storage);
+    Storage* to = this->out(state) + b * p.units;
+    if (initial == nullptr) {
+      memset(to, 0, bytes);
+    } else {
+      memcpy(to, this->in(initial) + b * p.units, bytes);
+    }
+  }
+
+  void finish_row(int64_t b) const {
+    if (p.return_sequences) return this->fill_masked_outputs(b);
+    const size_t bytes = p.units * sizeof(Storage);
+    Storage* to = this->out(job.results.outputs) + b * p.units;
+    if (this->last_output_is_state(b)) {
+      memcpy(to, this->out(job.results.state_h) + b * p.units, bytes);
+    } else {
+      memset(to, 0, bytes);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace masked_rnn

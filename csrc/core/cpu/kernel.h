@@ -1,0 +1,129 @@
+// What forward and backward share: typed views of a job, packing, gathering.
+#pragma once
+
+#include "../cells.h"
+#include "../job.h"
+#include "tile.h"
+
+namespace masked_rnn {
+namespace {
+
+struct Range {
+  int64_t begin, end;
+};
+
+MR_INLINE Range share_of(int64_t n, int part, int parts) {
+  return {n * part / parts, n * (part + 1) / parts};
+}
+
+MR_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Elements of a row of `n` that block `block` holds.
+MR_INLINE int first_of(int64_t n, int64_t block) {
+  return static_cast<int>(least(n - block * kVector, kVector));
+}
+
+// One thread's view of a job.
+template <class Storage>
+struct Worker {
+  Worker(const Job& job, int thread)
+      : job(job),
+        p(*job.problem),
+        thread(thread),
+        part(thread % job.split.parts),
+        parts(job.split.parts),
+        group_index(thread / job.split.parts),
+        group(job.schedule->groups[group_index]),
+        rows(group.rows()),
+        unit_blocks((p.units + kVector - 1) / kVector),
+        feature_blocks((p.features + kVector - 1) / kVector) {}
+
+  const Job& job;
+  const Problem& p;
+  const int thread, part, parts, group_index;
+  const Group& group;
+  const int64_t rows, unit_blocks, feature_blocks;
+
+  Real* at(Buffer buffer) const { return reinterpret_cast<Real*>(job.workspace) + buffer.offset; }
+  Real* reserve_at(Buffer buffer) const {
+    return reinterpret_cast<Real*>(job.reserve) + buffer.offset;
+  }
+  static const Storage* in(const void* array) { return static_cast<const Storage*>(array); }
+  static Storage* out(void* array) { return static_cast<Storage*>(array); }
+
+  void meet_group() const { job.group[group_index]->arrive_and_wait(); }
+  void meet_all() const { job.all->arrive_and_wait(); }
+
+  int unit_count(int64_t u) const { return first_of(p.units, u); }
+
+  // [D or 1][i][capacity][V]: the inputs of packed steps begin.. end, this thread's share of the
+  // rows, each multiplied with its dropout masks.
+  void gather_inputs(int64_t begin, int64_t end, int64_t capacity, Real* to) const {
+    const Range mine = share_of(end - begin, part, parts);
+    const int64_t masks = p.input_dropout_gates;
+    for (int64_t r = mine.begin; r < mine.end; ++r) {
+      const int64_t source = group.input[begin + r];
+      const Storage* from = in(p.inputs) + source * p.features;
+      for (int64_t f = 0; f < feature_blocks; ++f) {
+        const V x = load_first(from + f * kVector, first_of(p.features, f));
+        Real* block = to + (f * capacity + r) * kVector;
+        if (masks == 0) store(block, x);
+        for (int64_t d = 0; d < masks; ++d) {
+          store(block + d * feature_blocks * capacity * kVector,
+                x * dropout(p.input_dropout, d, source / p.time, f, p.features));
+        }
+      }
+    }
+  }
+
+  // A block of row b of mask d of a [D,B,width] dropout array.
+  V dropout(const void* masks, int64_t d, int64_t b, int64_t block, int64_t width) const {
+    return load_first(in(masks) + (d * p.batch + b) * width + block * kVector,
+                      first_of(width, block));
+  }
+
+  // Weights [k][G*H] to panels of unit blocks u: gates first..last of a step side by side,
+  // [u][k][gates][V].
+  void pack(const void* weights, int64_t k, int gates, int first, int count, Range units,
+            Real* to) const {
+    const int64_t width = gates * p.units;
+    for (int64_t u = units.begin; u < units.end; ++u) {
+      const int n = unit_count(u);
+      const Storage* from = in(weights) + first * p.units + u * kVector;
+      Real* panel = to + u * k * count * kVector;
+      for (int64_t i = 0; i < k; ++i, from += width) {
+        for (int g = 0; g < count; ++g, panel += kVector) {
+          store(panel, load_first(from + g * p.units, n));
+        }
+      }
+    }
+  }
+
+  // The carried and zero outputs of masked steps, for one row. Before the first real step an
+  // output is zero, whatever the initial state.
+  void fill_masked_outputs(int64_t b) const {
+    if (job.schedule->count[b] == p.time) return;
+    const size_t bytes = p.units * sizeof(Storage);
+    Storage* y = out(job.results.outputs) + b * p.time * p.units;
+    bool carry = false;
+    for (int64_t q = 0; q < p.time; ++q, y += p.units) {
+      if (p.mask[b * p.time + (p.go_backwards ? p.time - 1 - q : q)] != 0) {
+        carry = !p.zero_output_for_mask;
+      } else if (carry) {
+        memcpy(y, y - p.units, bytes);
+      } else {
+        memset(y, 0, bytes);
+      }
+    }
+  }
+
+  // Whether the last output of row b is its last state, and not zero.
+  bool last_output_is_state(int64_t b) const {
+    if (job.schedule->count[b] == 0) return false;
+    if (!p.zero_output_for_mask || p.mask == nullptr) return true;
+    return p.mask[b * p.time + (p.go_backwards ? 0 : p.time - 1)] != 0;
+  }
+};
+
+}  // namespace
+}  // namespace masked_rnn

@@ -1,0 +1,124 @@
+// The only multiply-add loop of the library: a tile of rows times a few vectors of columns, all
+// accumulators in registers.
+//
+// c[i][j] (+)= sum over k of a[i][k] * b[k][j], for i < M rows and j < Vectors * Panels vectors.
+// Every element is summed over k in one order by one accumulator, whatever tile it falls into:
+// that makes a row's bits independent of the rows beside it. A tile of one or two rows would
+// then wait for its few accumulators (four cycles a multiply-add), so it takes several panels of
+// columns at once instead of splitting k.
+#pragma once
+
+#include "simd.h"
+
+namespace masked_rnn {
+namespace {
+
+// Rows of a tile that keep accumulators, one row of b and a broadcast in registers.
+constexpr int most_rows(int vectors) {
+  if (kRegisters == 32) {
+    constexpr int rows[] = {8, 8, 8, 6};
+    return rows[vectors - 1];
+  }
+  constexpr int rows[] = {6, 4, 4, 3};
+  return rows[vectors - 1];
+}
+
+// Panels that a tile of `rows` takes at once: about twelve accumulators.
+constexpr int panels_at_once(int rows, int vectors) {
+  if (rows > 2) return 1;
+  const int panels = 12 / (rows * vectors);
+  return panels < 1 ? 1 : panels > 4 ? 4 : panels;
+}
+
+// The operands of a product. Strides are in elements.
+struct Operands {
+  const Real* a;
+  int64_t a_block;  // to the next block of `block` values of k
+  int64_t block;
+  const Real* b;
+  int64_t b_panel;  // to the next panel
+  Real* c;
+  int64_t c_row, c_vector, c_panel;
+  int64_t k;
+  bool accumulate;  // add to c instead of overwriting it
+};
+
+// a[i][k] lies at i * kRowStride + k * kStep within a block, b[k][j] at k * kStepB + j * kVector.
+template <int M, int Vectors, int Panels, int kRowStride, int kStep, int kStepB>
+__attribute__((noinline)) void tile(const Operands& o) {
+  V sum[M][Panels][Vectors];
+  MR_UNROLL
+  for (int i = 0; i < M; ++i) {
+    MR_UNROLL
+    for (int p = 0; p < Panels; ++p) {
+      MR_UNROLL
+      for (int j = 0; j < Vectors; ++j) {
+        sum[i][p][j] = o.accumulate
+                           ? load(o.c + i * o.c_row + p * o.c_panel + j * o.c_vector)
+                           : zeros();
+      }
+    }
+  }
+  const Real* b = o.b;
+  const Real* a_block = o.a;
+  for (int64_t left = o.k; left > 0; left -= o.block, a_block += o.a_block) {
+    const Real* a = a_block;
+    const int64_t n = left < o.block ? left : o.block;
+    for (int64_t k = 0; k < n; ++k, a += kStep, b += kStepB) {
+      V row[Panels][Vectors];
+      MR_UNROLL
+      for (int p = 0; p < Panels; ++p) {
+        MR_UNROLL
+        for (int j = 0; j < Vectors; ++j) row[p][j] = load(b + p * o.b_panel + j * kVector);
+      }
+      MR_UNROLL
+      for (int i = 0; i < M; ++i) {
+        const V x = splat(a[i * kRowStride]);
+        MR_UNROLL
+        for (int p = 0; p < Panels; ++p) {
+          MR_UNROLL
+          for (int j = 0; j < Vectors; ++j) sum[i][p][j] = fma_of(x, row[p][j], sum[i][p][j]);
+        }
+      }
+    }
+  }
+  MR_UNROLL
+  for (int i = 0; i < M; ++i) {
+    MR_UNROLL
+    for (int p = 0; p < Panels; ++p) {
+      MR_UNROLL
+      for (int j = 0; j < Vectors; ++j) {
+        store(o.c + i * o.c_row + p * o.c_panel + j * o.c_vector, sum[i][p][j]);
+      }
+    }
+  }
+}
+
+// The tile for a number of rows known at run time. `panels` is panels_at_once(rows) or 1.
+template <int Vectors, int kRowStride, int kStep, int kStepB, int M = most_rows(Vectors)>
+MR_INLINE void run_tile(int rows, int panels, const Operands& o) {
+  if constexpr (M > 0) {
+    if (rows != M) {
+      run_tile<Vectors, kRowStride, kStep, kStepB, M - 1>(rows, panels, o);
+    } else if (constexpr int wide = panels_at_once(M, Vectors); wide > 1 && panels == wide) {
+      tile<M, Vectors, wide, kRowStride, kStep, kStepB>(o);
+    } else {
+      tile<M, Vectors, 1, kRowStride, kStep, kStepB>(o);
+    }
+  }
+}
+
+// `n` rows cut into tiles of nearly equal height; f(first row, rows).
+template <int kMost, class F>
+MR_INLINE void for_tiles(int64_t n, const F& f) {
+  const int64_t tiles = (n + kMost - 1) / kMost;
+  int64_t first = 0;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int rows = static_cast<int>(n / tiles + (t < n % tiles));
+    f(first, rows);
+    first += rows;
+  }
+}
+
+}  // namespace
+}  // namespace masked_rnn

@@ -1,0 +1,50 @@
+// What the instruction-set-independent code hands to a kernel, and the table a kernel file
+// exports.
+#pragma once
+
+#include "layout.h"
+#include "params.h"
+#include "schedule.h"
+#include "threads.h"
+
+namespace masked_rnn {
+
+struct Job {
+  const Problem* problem;
+  const Schedule* schedule;
+  Split split;
+  Barrier* all;                 // every thread of the call
+  Barrier* const* group;        // [groups], the threads of one group
+  char* workspace;              // of the layout
+  char* reserve;                // past its header; null: none is kept
+  const ReserveLayout* reserve_layout;
+
+  // forward
+  const ForwardLayout* forward_layout;
+  ForwardResults results;
+  // backward
+  const BackwardLayout* backward_layout;
+  BackwardArrays gradients;
+
+  int threads() const { return split.groups * split.parts; }
+};
+
+// Runs thread `thread` of the job.
+using Kernel = void (*)(const Job& job, int thread);
+
+// One row: everything for one cell and storage dtype on one instruction set.
+struct KernelRow {
+  Cell cell;
+  DType dtype;
+  Kernel forward;
+  Kernel backward;
+};
+
+struct KernelTable {
+  const char* isa;
+  int vector_bytes;
+  const KernelRow* rows;
+  int count;
+};
+
+}  // namespace masked_rnn

@@ -1,0 +1,122 @@
+#include "layout.h"
+
+#include <algorithm>
+
+#include "check.h"
+
+namespace masked_rnn {
+
+Buffer Allocator::take(int64_t elements) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  Buffer buffer{next_};
+  const int64_t rounded = elements / kLine * kLine + (elements % kLine ? kLine : 0);
+  if (__builtin_add_overflow(next_, rounded, &next_)) {
+    checked_product({INT64_MAX, 2}, "the workspace");
+  }
+  return buffer;
+}
+
+Blocks::Blocks(const Problem& p, int vector_length)
+    : units((p.units + vector_length - 1) / vector_length),
+      features((p.features + vector_length - 1) / vector_length),
+      vector(vector_length) {}
+
+int64_t chunk_end(const Group& g, int64_t step) {
+  int64_t end = step + 1;
+  while (end < g.steps() && g.offset[end + 1] - g.offset[step] <= kChunkRows) ++end;
+  return end;
+}
+
+int64_t chunk_begin(const Group& g, int64_t end) {
+  int64_t begin = end - 1;
+  while (begin > 0 && g.offset[end] - g.offset[begin - 1] <= kChunkRows) --begin;
+  return begin;
+}
+
+int64_t chunk_capacity(const Group& g) {
+  return std::max(g.rows(), std::min(g.real_steps(), kChunkRows));
+}
+
+ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vector_length,
+                             bool training) {
+  const Blocks blocks(p, vector_length);
+  const int64_t v = vector_length, g = gates(p.cell);
+  Allocator memory;
+  auto take = [&](std::initializer_list<int64_t> sizes) {
+    return memory.take(checked_product(sizes, "the forward workspace"));
+  };
+  kernel = take({blocks.units, p.features, g, v});
+  recurrent_kernel = take({blocks.units, p.units, g, v});
+  bias = take({blocks.units, g, v});
+  recurrent_bias = take({blocks.units, v});
+  for (const Group& group : schedule.groups) {
+    PerGroup b;
+    b.capacity = chunk_capacity(group);
+    b.inputs = take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
+    b.projection = take({blocks.units, b.capacity, g, v});
+    if (!training) {
+      b.h = take({blocks.units, 2, group.rows(), v});
+      if (p.cell == Cell::kLstm) b.c = take({blocks.units, 2, group.rows(), v});
+    }
+    if (p.cell == Cell::kGruResetBefore) b.reset_h = take({blocks.units, group.rows(), v});
+    b.dropped_h = take({2, p.recurrent_dropout_gates, blocks.units, group.rows(), v});
+    groups.push_back(b);
+  }
+  elements = memory.total();
+}
+
+BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const Split& split,
+                               int vector_length) {
+  const Blocks blocks(p, vector_length);
+  const int64_t v = vector_length, g = gates(p.cell);
+  // d_gates has the saved slots of the cell: as many.
+  const int64_t slots = saved_slots(p.cell);
+  // Four vectors of columns make the best tile (6 x 4 of 32 registers); each thread of a group
+  // needs a panel of its own.
+  constexpr int64_t kWidest = 4;
+  unit_panel = std::clamp<int64_t>(blocks.units / split.parts, 1, kWidest);
+  feature_panel = std::clamp<int64_t>(blocks.features, 1, kWidest);
+  Allocator memory;
+  auto take = [&](std::initializer_list<int64_t> sizes) {
+    return memory.take(checked_product(sizes, "the backward workspace"));
+  };
+  kernel_t = take({blocks.features, v, blocks.units, g, v});
+  recurrent_kernel_t = take({blocks.units, v, blocks.units, g, v});
+  for (const Group& group : schedule.groups) {
+    PerGroup b;
+    b.capacity = chunk_capacity(group);
+    b.d_gates = take({blocks.units, b.capacity, slots, v});
+    b.d_h = take({blocks.units, group.rows(), v});
+    if (p.cell == Cell::kLstm) b.d_c = take({blocks.units, group.rows(), v});
+    if (p.cell == Cell::kGruResetBefore) {
+      b.d_reset_h = take({blocks.units, group.rows(), v});
+      b.reset_h = take({blocks.units, b.capacity, v});
+    }
+    b.inputs = take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
+    b.dropped_h = take({p.recurrent_dropout_gates, blocks.units, b.capacity, v});
+    b.d_kernel = take({blocks.units, p.features, g, v});
+    b.d_recurrent_kernel = take({blocks.units, p.units, g, v});
+    b.d_bias = take({blocks.units, slots, v});
+    groups.push_back(b);
+  }
+  elements = memory.total();
+}
+
+ReserveLayout::ReserveLayout(const Problem& p, const Schedule& schedule, int vector_length) {
+  const Blocks blocks(p, vector_length);
+  Allocator memory;
+  auto take = [&](std::initializer_list<int64_t> sizes) {
+    return memory.take(checked_product(sizes, "the reserve"));
+  };
+  for (const Group& group : schedule.groups) {
+    PerGroup b;
+    const int64_t n = group.real_steps();
+    b.saved = take({blocks.units, n, saved_slots(p.cell), vector_length});
+    b.h = take({blocks.units, n, vector_length});
+    if (p.cell == Cell::kLstm) b.c = take({blocks.units, n, vector_length});
+    groups.push_back(b);
+  }
+  elements = memory.total();
+}
+
+}  // namespace masked_rnn

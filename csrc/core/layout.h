@@ -1,0 +1,109 @@
+// Where each buffer of a call lies, in elements of the compute type (float or double), for a
+// given vector length. One description for the code that allocates and the code that runs.
+//
+// Blocked layout: [blocks][rows][vector], a block is one vector of units (or features). An
+// operand's row stride is then a compile-time constant, and a row's tail is padded with zeros.
+#pragma once
+
+#include <vector>
+
+#include "schedule.h"
+
+namespace masked_rnn {
+
+// Rows of work that are handled between two passes of the large products. 128 keeps a chunk in
+// the L2 cache; weight gradients are summed over a chunk in registers, then added to memory, so
+// that their rounding error grows with steps/128, not with steps.
+constexpr int64_t kChunkRows = 128;
+
+struct Buffer {
+  int64_t offset = 0;  // elements from the start of the workspace
+};
+
+class Allocator {
+ public:
+  Buffer take(int64_t elements);  // aligned to a cache line; throws ResourceExhausted
+  int64_t total() const { return next_; }
+
+ private:
+  int64_t next_ = 0;
+};
+
+struct Blocks {
+  Blocks(const Problem& p, int vector_length);
+  int64_t units, features;  // number of blocks
+  int vector;               // elements of one
+};
+
+// Rows a chunk may hold: steps are added until the next would pass kChunkRows; one step may.
+int64_t chunk_capacity(const Group& group);
+// First step past the chunk that starts at `step`, or first step of the chunk that ends at it.
+int64_t chunk_end(const Group& group, int64_t step);
+int64_t chunk_begin(const Group& group, int64_t end);
+
+// [u] unit block, [i] feature block, V vector; R = chunk_capacity.
+struct ForwardLayout {
+  ForwardLayout(const Problem& p, const Schedule& schedule, int vector_length, bool training);
+
+  struct PerGroup {
+    int64_t capacity;         // R
+    Buffer inputs;            // [D or 1][i][R][V] gathered input rows
+    Buffer projection;        // [u][R][G][V] inputs @ kernel
+    Buffer h, c;              // [u][2*rows][V] states of two steps; in training they are reserve
+    Buffer reset_h;           // [u][rows][V] r * h, reset before only
+    Buffer dropped_h;         // [2][D][u][rows][V] h * recurrent_dropout
+  };
+
+  Buffer kernel;            // [u][I][G][V], or [G][u][I][V] where each gate has its dropout mask
+  Buffer recurrent_kernel;  // [u][H][G][V], likewise; reset before: [u][H][2][V], [u][H][V]
+  Buffer bias;              // [u][G][V], for GRU the sum of both biases of z and r
+  Buffer recurrent_bias;    // [u][V], GRU only
+  std::vector<PerGroup> groups;
+  int64_t elements;
+};
+
+struct BackwardLayout {
+  BackwardLayout(const Problem& p, const Schedule& schedule, const Split& split,
+                 int vector_length);
+
+  struct PerGroup {
+    int64_t capacity;            // R
+    Buffer d_gates;              // [u][R][S][V] gradients of the gates' pre-activations
+    Buffer d_h, d_c;             // [u][rows][V]
+    Buffer d_reset_h;            // [u][rows][V], reset before only
+    Buffer inputs;               // [D or 1][i][R][V]
+    Buffer dropped_h;            // [D][u][R][V]
+    Buffer reset_h;              // [u][R][V], reset before only
+    Buffer d_kernel;             // [u][I][G][V]
+    Buffer d_recurrent_kernel;   // [u][H][G][V], gates in the order of the slots
+    Buffer d_bias;               // [u][S][V]
+  };
+
+  int64_t unit_panel, feature_panel;  // blocks in a panel of a transposed weight matrix
+  Buffer kernel_t;            // [panel][u][G][V][panel*V], or the same for each gate in turn
+  Buffer recurrent_kernel_t;  // likewise; gates in the order of the slots
+  std::vector<PerGroup> groups;
+  int64_t elements;
+};
+
+// What forward keeps: a header, then for each group
+//   saved [u][N][slots][V], h_prev [u][N][V], LSTM c_prev [u][N][V]   (N = its real steps).
+struct ReserveHeader {
+  uint64_t magic;
+  int32_t cell, dtype, activations, groups;
+  int64_t vector, units, real_steps, bytes;
+};
+constexpr int64_t kReserveHeaderBytes = 64;
+static_assert(sizeof(ReserveHeader) <= kReserveHeaderBytes);
+
+struct ReserveLayout {
+  ReserveLayout(const Problem& p, const Schedule& schedule, int vector_length);
+
+  struct PerGroup {
+    Buffer saved, h, c;
+  };
+  std::vector<PerGroup> groups;
+  int64_t elements;  // without the header
+};
+
+}  // namespace masked_rnn

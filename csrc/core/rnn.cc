@@ -1,0 +1,181 @@
+#include "rnn.h"
+
+#include <algorithm>
+#include <climits>
+#include <cstring>
+#include <deque>
+
+#include "check.h"
+#include "cpu/dispatch.h"
+#include "error.h"
+#include "job.h"
+#include "names.h"
+#include "threads.h"
+#include "workspace.h"
+
+namespace masked_rnn {
+namespace {
+
+constexpr uint64_t kMagic = 0x6d61736b726e6e31;  // "maskrnn1"
+
+int64_t real_bytes(const Problem& p) { return p.dtype == DType::kFloat64 ? 8 : 4; }
+
+}  // namespace
+
+struct Plan::State {
+  Problem problem;
+  Choice kernel;
+  int vector = 0;
+  Schedule schedule;
+  Split split;
+
+  State(const Problem& p, const Options& options)
+      : problem(p), kernel(choose_kernel(p, options.isa.c_str())) {
+    vector = static_cast<int>(kernel.table->vector_bytes / real_bytes(p));
+    if (p.time > INT32_MAX) {
+      throw ResourceExhausted("inputs has " + std::to_string(p.time) +
+                              " time steps, more than 2147483647");
+    }
+    schedule.count_steps(problem);
+  }
+
+  void deal(Split how) {
+    split = how;
+    schedule.deal(problem, split.groups);
+  }
+
+  int threads(const Options& options) const {
+    return options.threads > 0 ? std::min(options.threads, 1024) : default_threads();
+  }
+  Split best_split(const Options& options) const {
+    return choose_split(problem, schedule, Blocks(problem, vector).units, threads(options));
+  }
+
+  ReserveHeader header(int64_t elements) const {
+    const int32_t activations = static_cast<int32_t>(problem.activation) * 256 +
+                                static_cast<int32_t>(problem.recurrent_activation);
+    return {kMagic,
+            static_cast<int32_t>(problem.cell),
+            static_cast<int32_t>(problem.dtype),
+            activations,
+            split.groups,
+            vector,
+            problem.units,
+            schedule.real_steps(),
+            kReserveHeaderBytes + checked_product({elements, real_bytes(problem)}, "the reserve")};
+  }
+
+  void run(Kernel function, Job& job, int64_t workspace_elements) const {
+    Workspace workspace(checked_product({workspace_elements, real_bytes(problem)},
+                                        "the workspace"));
+    job.problem = &problem;
+    job.schedule = &schedule;
+    job.split = split;
+    job.workspace = workspace.data();
+    Barrier all(split.groups * split.parts);
+    std::deque<Barrier> barriers;
+    std::vector<Barrier*> of_group;
+    for (int g = 0; g < split.groups; ++g) of_group.push_back(&barriers.emplace_back(split.parts));
+    job.all = &all;
+    job.group = of_group.data();
+    struct Call {
+      Kernel function;
+      const Job* job;
+    } call{function, &job};
+    run_on_threads(
+        job.threads(),
+        [](void* argument, int thread) {
+          const auto* c = static_cast<const Call*>(argument);
+          c->function(*c->job, thread);
+        },
+        &call);
+  }
+};
+
+Plan::Plan(const Problem& problem, const Options& options)
+    : state_(std::make_unique<State>(problem, options)) {
+  state_->deal(state_->best_split(options));
+}
+
+Plan::Plan(const Problem& problem, const void* reserve, int64_t reserve_bytes,
+           const Options& options)
+    : state_(std::make_unique<State>(problem, options)) {
+  ReserveHeader given{};
+  if (reserve == nullptr || reserve_bytes < kReserveHeaderBytes) {
+    throw InvalidArgument("reserve has " + std::to_string(reserve_bytes) +
+                          " bytes: the forward call kept none; needed: keep_reserve=True there");
+  }
+  std::memcpy(&given, reserve, sizeof(given));
+  // Threads of a group may differ from forward's, the groups may not: the reserve is laid out
+  // by them.
+  Split split = state_->best_split(options);
+  const bool plausible = given.magic == kMagic && given.groups >= 1 && given.groups <= 1024;
+  if (plausible && given.groups != split.groups) split = {given.groups, 1};
+  state_->deal(split);
+  const ReserveLayout layout(problem, state_->schedule, state_->vector);
+  const ReserveHeader needed = state_->header(layout.elements);
+  if (!plausible || given.bytes > reserve_bytes ||
+      std::memcmp(&given, &needed, sizeof(given)) != 0) {
+    throw InvalidArgument(
+        "reserve (" + std::to_string(reserve_bytes) +
+        " bytes) was not written by a forward call with these shapes, this mask, cell, dtype, "
+        "activations and instruction set");
+  }
+}
+
+Plan::~Plan() = default;
+Plan::Plan(Plan&&) noexcept = default;
+
+int64_t Plan::reserve_bytes() const {
+  const ReserveLayout layout(state_->problem, state_->schedule, state_->vector);
+  return state_->header(layout.elements).bytes;
+}
+
+void Plan::forward(const ForwardResults& results) const {
+  const State& s = *state_;
+  const bool training = results.reserve != nullptr;
+  const ReserveLayout reserve(s.problem, s.schedule, s.vector);
+  const ForwardLayout layout(s.problem, s.schedule, s.vector, training);
+  Job job{};
+  job.results = results;
+  job.reserve_layout = &reserve;
+  job.forward_layout = &layout;
+  if (training) {
+    std::memset(results.reserve, 0, kReserveHeaderBytes);
+    const ReserveHeader header = s.header(reserve.elements);
+    std::memcpy(results.reserve, &header, sizeof(header));
+    job.reserve = static_cast<char*>(results.reserve) + kReserveHeaderBytes;
+  }
+  s.run(s.kernel.row->forward, job, layout.elements);
+}
+
+void Plan::backward(const BackwardArrays& arrays) const {
+  const State& s = *state_;
+  const ReserveLayout reserve(s.problem, s.schedule, s.vector);
+  const BackwardLayout layout(s.problem, s.schedule, s.split, s.vector);
+  Job job{};
+  job.gradients = arrays;
+  job.reserve_layout = &reserve;
+  job.backward_layout = &layout;
+  job.reserve = static_cast<char*>(const_cast<void*>(arrays.reserve)) + kReserveHeaderBytes;
+  s.run(s.kernel.row->backward, job, layout.elements);
+}
+
+std::vector<KernelName> kernels() {
+  std::vector<KernelName> names;
+  const IsaTables* tables;
+  const int count = supported_isas(&tables);
+  for (int i = 0; i < count; ++i) {
+    for (const KernelTable* table : {tables[i].float_table, tables[i].double_table}) {
+      for (int r = 0; r < table->count; ++r) {
+        names.push_back({name_of(table->rows[r].cell), name_of(table->rows[r].dtype),
+                         tables[i].isa});
+      }
+    }
+  }
+  return names;
+}
+
+std::string chosen_isa() { return choose_isa("").isa; }
+
+}  // namespace masked_rnn

@@ -1,0 +1,55 @@
+// Compaction: which rows work at which packed step.
+//
+// A masked step carries the state, so a row's recurrence runs over its real steps only. Rows are
+// sorted by their number of real steps (descending, stable); at packed step s the first live(s)
+// rows still have one. Right-padded, left-padded and holes become the same thing here, and
+// nothing after this file knows about masks, except the fill of masked outputs.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "params.h"
+
+namespace masked_rnn {
+
+// Rows that the same threads work on together. Packed index n = offset[s] + i for the i-th
+// sorted row at packed step s.
+struct Group {
+  std::vector<int64_t> row;       // [rows] batch row of sorted row i; each has a real step
+  std::vector<int64_t> live;      // [steps] rows that have a real step s
+  std::vector<int64_t> offset;    // [steps+1]
+  std::vector<int32_t> position;  // [real_steps] processing position of packed index n
+  std::vector<int64_t> input;     // [real_steps] b * T + t, the row of inputs at packed index n
+
+  int64_t rows() const { return static_cast<int64_t>(row.size()); }
+  int64_t steps() const { return static_cast<int64_t>(live.size()); }
+  int64_t real_steps() const { return offset.empty() ? 0 : offset.back(); }
+  int64_t live_after(int64_t step) const { return step + 1 < steps() ? live[step + 1] : 0; }
+};
+
+struct Schedule {
+  std::vector<int64_t> count;  // [batch] real steps of each row
+  std::vector<Group> groups;
+
+  // Real steps per row; then the rows dealt to `groups` groups of nearly equal work.
+  void count_steps(const Problem& problem);
+  void deal(const Problem& problem, int groups);
+  int64_t real_steps() const;
+};
+
+// How many groups of rows, and how many threads share each group by splitting its units.
+struct Split {
+  int groups = 1;
+  int parts = 1;
+};
+
+Split choose_split(const Problem& problem, const Schedule& schedule, int64_t unit_blocks,
+                   int threads);
+
+// Time index of a processing position.
+inline int64_t time_of(const Problem& p, int64_t position) {
+  return p.go_backwards ? p.time - 1 - position : position;
+}
+
+}  // namespace masked_rnn
