@@ -1,0 +1,63 @@
+# make demo, make test: all that they need is put into .venv, nothing is installed elsewhere.
+# PYTHON=python3.12 picks another Python for a new .venv; VENV=DIR picks another folder.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/pip --disable-pip-version-check
+SOURCES := setup.py pyproject.toml CMakeLists.txt README.md masked_rnn/py.typed \
+           $(shell find csrc -type f) $(shell find masked_rnn -name '*.py')
+
+.PHONY: help demo test build clean tools
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo    train on real recordings, with keras.layers.GRU and with masked_rnn.GRU'
+	@echo 'make test    run the tests'
+	@echo 'make build   compile the libraries into masked_rnn/, for work on this folder'
+	@echo 'make clean   remove .venv and everything built'
+
+# The demo runs from inside .venv, so that Python imports the installed package, not this folder.
+demo: $(VENV)/installed-demo
+	@cd $(VENV) && bin/python -m masked_rnn.demo --picture '$(CURDIR)/masked_rnn_demo.png'
+
+test: $(VENV)/installed-test
+	@$(VENV)/bin/pytest
+
+build: $(VENV)/installed-cmake
+	@PATH="$(abspath $(VENV))/bin:$$PATH" && \
+	cmake -S . -B build/dev -G Ninja -DMASKED_RNN_PYTHON=ON \
+	      -DPython_EXECUTABLE='$(abspath $(VENV))/bin/python' && \
+	cmake --build build/dev && cmake --install build/dev --prefix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache masked_rnn_demo.png masked_rnn/*.so
+	find masked_rnn tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The empty file says that the package as it is now, with this extra, is installed.
+$(VENV)/installed-demo $(VENV)/installed-test: $(VENV)/installed-%: $(SOURCES) | $(VENV)/bin/pip
+	$(PIP) install '.[cpu,$*]'
+	@touch $@
+
+$(VENV)/installed-cmake: | $(VENV)/bin/pip
+	$(PIP) install cmake ninja pybind11
+	@touch $@
+
+$(VENV)/bin/pip: | tools
+	$(PYTHON) -m venv $(VENV)
+
+# Names, in one apt line, what a fresh machine lacks.
+tools:
+	@missing=; \
+	if ! command -v $(PYTHON) >/dev/null; then missing=' python3 python3-dev python3-venv'; else \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo 'masked_rnn needs Python 3.10 or newer: make PYTHON=python3.x ...' >&2; exit 1; }; \
+	  $(PYTHON) -c 'import os, sys, sysconfig; \
+	    sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
+	    missing="$$missing python3-dev"; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	fi; \
+	command -v $(CXX) >/dev/null || missing="$$missing g++"; \
+	if [ "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] && sudo= || sudo='sudo '; \
+	  echo "Missing on this machine. To install it, type: $${sudo}apt install$$missing" >&2; exit 1; \
+	fi
