@@ -77,8 +77,9 @@ V slope(Activation activation, V x) {
     case Activation::kRelu: return x > zero ? one : zero;
     case Activation::kRelu6: return x > zero ? (x < fill<V>(6) ? one : zero) : zero;
     case Activation::kLeakyRelu: return x > zero ? one : fill<V>(0.2);
-    case Activation::kElu:
-    case Activation::kCelu: return x < zero ? exp_of(x) : one;
+    case Activation::kElu: return x < zero ? exp_of(x) : one;
+    case Activation::kCelu:  // max(x, 0) + expm1(min(x, 0)): at 0 Keras has both slopes
+      return x < zero ? exp_of(x) : (x > zero ? one : fill<V>(2));
     case Activation::kSelu:
       return fill<V>(1.0507009873554805) *
              (x < zero ? fill<V>(1.6732632423543772) * exp_of(x) : one);

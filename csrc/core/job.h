@@ -13,8 +13,7 @@ struct Job {
   const Problem* problem;
   const Schedule* schedule;
   Split split;
-  Barrier* all;                 // every thread of the call
-  Barrier* const* group;        // [groups], the threads of one group
+  Team* team;                   // the threads of the call
   char* workspace;              // of the layout
   char* reserve;                // past its header; null: none is kept
   const ReserveLayout* reserve_layout;
@@ -26,7 +25,7 @@ struct Job {
   const BackwardLayout* backward_layout;
   BackwardArrays gradients;
 
-  int threads() const { return split.groups * split.parts; }
+  int threads() const { return split.threads(); }
 };
 
 // Runs thread `thread` of the job.

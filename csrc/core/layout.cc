@@ -23,18 +23,18 @@ Blocks::Blocks(const Problem& p, int vector_length)
 
 int64_t chunk_end(const Group& g, int64_t step) {
   int64_t end = step + 1;
-  while (end < g.steps() && g.offset[end + 1] - g.offset[step] <= kChunkRows) ++end;
+  while (end < g.steps() && g.offset[end + 1] - g.offset[step] <= kForwardChunk) ++end;
   return end;
 }
 
 int64_t chunk_begin(const Group& g, int64_t end) {
   int64_t begin = end - 1;
-  while (begin > 0 && g.offset[end] - g.offset[begin - 1] <= kChunkRows) --begin;
+  while (begin > 0 && g.offset[end] - g.offset[begin - 1] <= kBackwardChunk) --begin;
   return begin;
 }
 
-int64_t chunk_capacity(const Group& g) {
-  return std::max(g.rows(), std::min(g.real_steps(), kChunkRows));
+int64_t chunk_capacity(const Group& g, int64_t limit) {
+  return std::max(g.rows(), std::min(g.real_steps(), limit));
 }
 
 ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vector_length,
@@ -51,7 +51,7 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
   recurrent_bias = take({blocks.units, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
-    b.capacity = chunk_capacity(group);
+    b.capacity = chunk_capacity(group, kForwardChunk);
     b.inputs = take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
     b.projection = take({blocks.units, b.capacity, g, v});
     if (!training) {
@@ -84,7 +84,7 @@ BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const
   recurrent_kernel_t = take({blocks.units, v, blocks.units, g, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
-    b.capacity = chunk_capacity(group);
+    b.capacity = chunk_capacity(group, kBackwardChunk);
     b.d_gates = take({blocks.units, b.capacity, slots, v});
     b.d_h = take({blocks.units, group.rows(), v});
     if (p.cell == Cell::kLstm) b.d_c = take({blocks.units, group.rows(), v});

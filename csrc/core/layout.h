@@ -11,10 +11,10 @@
 
 namespace masked_rnn {
 
-// Rows of work that are handled between two passes of the large products. 128 keeps a chunk in
-// the L2 cache; weight gradients are summed over a chunk in registers, then added to memory, so
-// that their rounding error grows with steps/128, not with steps.
-constexpr int64_t kChunkRows = 128;
+// Rows of work between two passes of the large products, so that they lie in the cache. Weight
+// gradients are summed over a chunk in registers, then added to memory: for n rows their rounding
+// error grows with chunk + n / chunk, which 256 keeps at that of a good GEMM up to n = 100,000.
+constexpr int64_t kForwardChunk = 128, kBackwardChunk = 256;
 
 struct Buffer {
   int64_t offset = 0;  // elements from the start of the workspace
@@ -35,11 +35,12 @@ struct Blocks {
   int vector;               // elements of one
 };
 
-// Rows a chunk may hold: steps are added until the next would pass kChunkRows; one step may.
-int64_t chunk_capacity(const Group& group);
-// First step past the chunk that starts at `step`, or first step of the chunk that ends at it.
+// Steps are added to a chunk until the next would pass the limit; a single step may pass it.
+// First step past the forward chunk that starts at `step`; first step of the backward chunk that
+// ends at `end`; rows that the largest chunk holds.
 int64_t chunk_end(const Group& group, int64_t step);
 int64_t chunk_begin(const Group& group, int64_t end);
+int64_t chunk_capacity(const Group& group, int64_t limit);
 
 // [u] unit block, [i] feature block, V vector; R = chunk_capacity.
 struct ForwardLayout {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <climits>
 #include <cstring>
-#include <deque>
 
 #include "check.h"
 #include "cpu/dispatch.h"
@@ -32,6 +31,10 @@ struct Plan::State {
   State(const Problem& p, const Options& options)
       : problem(p), kernel(choose_kernel(p, options.isa.c_str())) {
     vector = static_cast<int>(kernel.table->vector_bytes / real_bytes(p));
+    if (options.threads < 0) {
+      throw InvalidArgument("threads is " + std::to_string(options.threads) +
+                            ", needed: a positive number, or 0 for the default");
+    }
     if (p.time > INT32_MAX) {
       throw ResourceExhausted("inputs has " + std::to_string(p.time) +
                               " time steps, more than 2147483647");
@@ -72,12 +75,8 @@ struct Plan::State {
     job.schedule = &schedule;
     job.split = split;
     job.workspace = workspace.data();
-    Barrier all(split.groups * split.parts);
-    std::deque<Barrier> barriers;
-    std::vector<Barrier*> of_group;
-    for (int g = 0; g < split.groups; ++g) of_group.push_back(&barriers.emplace_back(split.parts));
-    job.all = &all;
-    job.group = of_group.data();
+    Team team(split.threads());
+    job.team = &team;
     struct Call {
       Kernel function;
       const Job* job;
@@ -106,8 +105,8 @@ Plan::Plan(const Problem& problem, const void* reserve, int64_t reserve_bytes,
                           " bytes: the forward call kept none; needed: keep_reserve=True there");
   }
   std::memcpy(&given, reserve, sizeof(given));
-  // Threads of a group may differ from forward's, the groups may not: the reserve is laid out
-  // by them.
+  // The number of parts may differ from forward's, that of groups may not: the reserve is laid
+  // out by them.
   Split split = state_->best_split(options);
   const bool plausible = given.magic == kMagic && given.groups >= 1 && given.groups <= 1024;
   if (plausible && given.groups != split.groups) split = {given.groups, 1};

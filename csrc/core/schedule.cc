@@ -77,17 +77,15 @@ Split choose_split(const Problem& p, const Schedule& schedule, int64_t unit_bloc
       double(real_steps) * double(p.features + p.units) * double(gates(p.cell) * p.units);
   if (multiply_adds < 1e6) return {};
 
-  // Rows need no barrier between steps, so they are split first, as long as each group keeps
-  // eight rows, a full tile. What is left of the threads splits each group's units: a barrier a
-  // step (0.2 us), which pays from some 8,000 recurrent weights a thread.
-  const int64_t row_groups = std::clamp<int64_t>(rows / 8, 1, threads);
-  int groups = static_cast<int>(row_groups);
-  while (threads % groups != 0) --groups;
-  int parts = threads / groups;
+  // Groups that keep eight rows, a full tile, need no meeting between steps. Fewer rows are split
+  // by units: a meeting after each step (0.2 us) pays from some 4,000 recurrent weights a thread.
+  if (rows >= 8 * threads) return {threads, 1};
   const double recurrent_weights = double(p.units) * double(gates(p.cell) * p.units);
-  while (parts > 1 && (unit_blocks < parts || recurrent_weights < 4000.0 * parts)) --parts;
-  if (parts == 1) groups = static_cast<int>(std::min<int64_t>(rows, threads));
-  return {groups, parts};
+  int parts = static_cast<int>(std::min<int64_t>(threads, unit_blocks));
+  while (parts > 1 && recurrent_weights < 4000.0 * parts) --parts;
+  const int groups = static_cast<int>(std::min<int64_t>(rows, threads));
+  if (parts == 1 || (parts < threads && rows >= 4 * groups)) return {groups, 1};
+  return {1, parts};
 }
 
 }  // namespace masked_rnn

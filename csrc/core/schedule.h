@@ -13,7 +13,7 @@
 
 namespace masked_rnn {
 
-// Rows that the same threads work on together. Packed index n = offset[s] + i for the i-th
+// Rows that are worked on together. Packed index n = offset[s] + i for the i-th
 // sorted row at packed step s.
 struct Group {
   std::vector<int64_t> row;       // [rows] batch row of sorted row i; each has a real step
@@ -38,10 +38,12 @@ struct Schedule {
   int64_t real_steps() const;
 };
 
-// How many groups of rows, and how many threads share each group by splitting its units.
+// How a call is shared out: either groups of rows, which need each other never, or one group
+// whose units are split in parts, which meet after every step.
 struct Split {
   int groups = 1;
   int parts = 1;
+  int threads() const { return groups * parts; }  // one of the two is 1
 };
 
 Split choose_split(const Problem& problem, const Schedule& schedule, int64_t unit_blocks,

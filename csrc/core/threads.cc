@@ -25,25 +25,59 @@ inline void relax() {
 #endif
 }
 
-// Spins a while for `flag` to leave `old`, then sleeps until it does.
-void wait_for_change(std::atomic<int32_t>& flag, int32_t old) {
+// Whether a stage counter has passed `stage`; the counters may wrap around.
+bool is_past(uint32_t counter, uint32_t stage) {
+  return static_cast<int32_t>(counter - stage) > 0;
+}
+
+// Spins some 25 us for `leave(flag)`, as a stage often takes less, then sleeps in the kernel.
+template <class Leave>
+void wait_until(std::atomic<uint32_t>& flag, const Leave& leave) {
   for (int spin = 0; spin < 1000; ++spin) {
-    if (flag.load(std::memory_order_acquire) != old) return;
+    if (leave(flag.load(std::memory_order_acquire))) return;
     relax();
   }
-  while (flag.load(std::memory_order_acquire) == old) flag.wait(old, std::memory_order_acquire);
+  for (uint32_t now; !leave(now = flag.load(std::memory_order_acquire));) {
+    flag.wait(now, std::memory_order_acquire);
+  }
 }
 
 struct Task {
   void (*job)(void*, int);
   void* argument;
-  std::atomic<int32_t> remaining;
 };
 
+// A pool thread. Lives as long as the process.
 struct Worker {
-  std::atomic<int32_t> ticket{0};  // changes when a task is there
-  Task* task = nullptr;
-  int thread = 0;
+  enum State : uint32_t { kIdle, kAssigned, kRunning };
+  std::atomic<uint32_t> state{kIdle};
+  Task task{};
+  int number = 0;
+
+  void assign(const Task& what, int as) {
+    task = what;
+    number = as;
+    state.store(kAssigned, std::memory_order_release);
+    state.notify_all();
+  }
+
+  // Takes the task back if it has not been begun, else waits for its end.
+  void leave() {
+    uint32_t assigned = kAssigned;
+    if (state.compare_exchange_strong(assigned, kIdle, std::memory_order_acq_rel)) return;
+    wait_until(state, [](uint32_t s) { return s == kIdle; });
+  }
+
+  void work() {
+    for (;;) {
+      wait_until(state, [](uint32_t s) { return s == kAssigned; });
+      uint32_t assigned = kAssigned;
+      if (!state.compare_exchange_strong(assigned, kRunning, std::memory_order_acq_rel)) continue;
+      task.job(task.argument, number);
+      state.store(kIdle, std::memory_order_release);
+      state.notify_all();
+    }
+  }
 };
 
 class Pool {
@@ -53,7 +87,6 @@ class Pool {
       job(argument, 0);
       return;
     }
-    Task task{job, argument, threads - 1};
     std::vector<Worker*> workers;
     {
       std::unique_lock<std::mutex> lock(mutex_);
@@ -73,17 +106,9 @@ class Pool {
       }
     }
     queue_moved_.notify_all();  // the next in the queue may fit as well
-    for (int i = 1; i < threads; ++i) {
-      Worker* worker = workers[i - 1];
-      worker->task = &task;
-      worker->thread = i;
-      worker->ticket.fetch_add(1, std::memory_order_release);
-      worker->ticket.notify_one();
-    }
+    for (int i = 1; i < threads; ++i) workers[i - 1]->assign({job, argument}, i);
     job(argument, 0);
-    for (int32_t left; (left = task.remaining.load(std::memory_order_acquire)) != 0;) {
-      wait_for_change(task.remaining, left);
-    }
+    for (Worker* worker : workers) worker->leave();
     {
       std::lock_guard<std::mutex> lock(mutex_);
       busy_ -= threads;
@@ -98,27 +123,12 @@ class Pool {
   Worker* take_worker() {
     if (idle_.empty()) {
       auto* worker = new Worker;
-      std::thread(&Pool::work, worker).detach();
+      std::thread(&Worker::work, worker).detach();
       return worker;
     }
     Worker* worker = idle_.back();
     idle_.pop_back();
     return worker;
-  }
-
-  static void work(Worker* self) {
-    int32_t seen = 0;
-    for (;;) {
-      wait_for_change(self->ticket, seen);
-      ++seen;
-      Task* task = self->task;
-      task->job(task->argument, self->thread);
-      // The caller may leave, and the task with it, as soon as the count is zero: `remaining`
-      // is not touched after that, only its address is handed to the kernel.
-      if (task->remaining.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        task->remaining.notify_one();
-      }
-    }
   }
 
   std::mutex mutex_;
@@ -171,16 +181,35 @@ void run_on_threads(int threads, void (*job)(void*, int), void* argument) {
   pool().run(threads, job, argument);
 }
 
-void Barrier::arrive_and_wait() {
-  if (parties_ == 1) return;
-  const int32_t round = round_.load(std::memory_order_acquire);
-  if (waiting_for_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-    waiting_for_.store(parties_, std::memory_order_relaxed);
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
-    return;
+bool Member::begin(int item) {
+  std::atomic<uint32_t>& begun = items_[item].begun;
+  uint32_t last = begun.load(std::memory_order_relaxed);
+  return !is_past(last, stage_) &&
+         begun.compare_exchange_strong(last, stage_ + 1, std::memory_order_acq_rel);
+}
+
+// Its own thread is given a moment to come, unless it has stayed away before.
+bool Member::left_over(int item) {
+  const std::atomic<uint32_t>& begun = items_[item].begun;
+  for (int spin = 0;; ++spin) {
+    if (is_past(begun.load(std::memory_order_relaxed), stage_)) {
+      patience_ = kPatience;
+      return false;
+    }
+    if (spin >= patience_) break;
+    relax();
   }
-  wait_for_change(round_, round);
+  patience_ = 0;
+  return true;
+}
+
+void Member::finish(int item) {
+  items_[item].done.store(stage_ + 1, std::memory_order_release);
+  items_[item].done.notify_all();
+}
+
+void Member::wait_for(int item) {
+  wait_until(items_[item].done, [this](uint32_t done) { return is_past(done, stage_); });
 }
 
 }  // namespace masked_rnn

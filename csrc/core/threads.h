@@ -1,8 +1,9 @@
-// One pool of worker threads for the whole process, and the barrier they meet at.
+// One pool of worker threads for the whole process, and how a call's threads share its work.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 
 #include "params.h"
 
@@ -12,28 +13,74 @@ namespace masked_rnn {
 // CPUs of the affinity mask.
 MASKED_RNN_API int default_threads();
 
-// Calls job(argument, i) for i in 0..threads-1, one on this thread, the others on pool threads,
-// and returns when all are done. The job must not throw.
+// Calls job(argument, i) for i = 0 on this thread and for i in 1..threads-1 on pool threads, and
+// returns when all that have started are done. A pool thread that has not woken up by the time
+// this one is done is not waited for and never runs the job: the job must share its work through
+// a Team, which needs no particular thread. It must not throw.
 //
 // Calls queue for cores in the order they come: one that wants more threads than are free waits
 // until they are. Two calls at once are then never slower than one after the other, where more
-// runnable threads than cores would stall every barrier.
+// runnable threads than cores would stall every one of them.
 void run_on_threads(int threads, void (*job)(void* argument, int thread), void* argument);
 
-// Threads that run_on_threads can give at once.
+// Threads that run_on_threads gives a call that names no number.
 MASKED_RNN_API int pool_size();
 
-// All of `parties` threads arrive before any leaves. Spins for some 20 us, as a step of the time
-// loop takes less, then sleeps in the kernel, so that a thread that has lost its core gets it.
-class Barrier {
+// Stages of work that the threads of a call go through together. Each stage has a few items; a
+// thread takes the item of its own number first (its weights are in this core's cache), then
+// whatever nobody has begun, and enters the next stage when all items are done. So a thread
+// that lost its core costs its share of the speed, and stalls nobody.
+class Team {
  public:
-  explicit Barrier(int parties) : parties_(parties), waiting_for_(parties) {}
-  void arrive_and_wait();
+  explicit Team(int most_items) : items_(new Item[most_items]) {}
 
  private:
-  const int parties_;
-  alignas(64) std::atomic<int32_t> waiting_for_;
-  alignas(64) std::atomic<int32_t> round_{0};
+  friend class Member;
+  struct alignas(64) Item {
+    std::atomic<uint32_t> begun{0}, done{0};  // the last stage + 1 for which it was
+  };
+  std::unique_ptr<Item[]> items_;
+};
+
+// One thread's walk through the stages. Every member must call `each` with the same numbers of
+// items in the same order.
+class Member {
+ public:
+  Member(Team& team, int number, int threads)
+      : items_(team.items_.get()), number_(number), alone_(threads == 1) {}
+
+  template <class F>
+  void each(int items, const F& f) {
+    if (alone_) {
+      for (int i = 0; i < items; ++i) f(i);
+      return;
+    }
+    for (int k = 0; k < items; ++k) {
+      int i = number_ + k;
+      while (i >= items) i -= items;
+      if (k == 0 || left_over(i)) {
+        if (!begin(i)) continue;
+        f(i);
+        finish(i);
+      }
+    }
+    for (int i = 0; i < items; ++i) wait_for(i);
+    ++stage_;
+  }
+
+ private:
+  bool begin(int item);      // true if nobody else has
+  bool left_over(int item);  // whether nobody has begun it, after some patience
+  void finish(int item);
+  void wait_for(int item);
+
+  Team::Item* const items_;
+  const int number_;
+  const bool alone_;
+  uint32_t stage_ = 0;
+  int patience_ = kPatience;
+
+  static constexpr int kPatience = 100;  // pauses, some 3 us
 };
 
 }  // namespace masked_rnn

@@ -13,15 +13,15 @@ namespace {
 template <class CellT, class Acts, class Storage>
 struct Backward : Worker<Storage> {
   using Base = Worker<Storage>;
-  using Base::group, Base::job, Base::p, Base::part, Base::parts, Base::rows, Base::unit_blocks,
+  using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks,
       Base::feature_blocks;
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   static constexpr int kRow = S * kVector;  // stride of d_gates between rows
   static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
   static constexpr int kWidest = 4;  // vectors in a panel
 
-  Backward(const Job& job, int thread)
-      : Base(job, thread),
+  Backward(const Job& job, Member& member, int group_index)
+      : Base(job, member, group_index),
         acts(p),
         layout(*job.backward_layout),
         buffers(layout.groups[this->group_index]),
@@ -29,8 +29,6 @@ struct Backward : Worker<Storage> {
         capacity(buffers.capacity),
         real_steps(group.real_steps()),
         width(layout.unit_panel),
-        panels(share_of((unit_blocks + width - 1) / width, part, parts)),
-        units{panels.begin * width, least(panels.end * width, unit_blocks)},
         d_gates(this->at(buffers.d_gates)),
         d_h(this->at(buffers.d_h)),
         d_c(this->at(buffers.d_c)),
@@ -43,27 +41,67 @@ struct Backward : Worker<Storage> {
   const BackwardLayout::PerGroup& buffers;
   const ReserveLayout::PerGroup& reserve;
   const int64_t capacity, real_steps, width;
-  const Range panels, units;  // this thread's share
   Real *const d_gates, *const d_h, *const d_c;
   const Storage* const d_outputs;
   const bool each_input_gate, each_recurrent_gate;
 
-  void run() {
-    pack_weights();
-    start_gradients();
-    this->meet_all();
+  static void run(const Job& job, Member& member) {
+    const Backward shared(job, member, 0);
+    member.each(job.threads(), [&](int share) { shared.pack_weights(share); });
+    if (job.split.parts > 1) {
+      shared.time_loop();
+    } else {
+      member.each(job.split.groups, [&](int g) { Backward(job, member, g).time_loop(); });
+    }
+    member.each(job.threads(), [&](int share) {
+      shared.finish_rows(share);
+      shared.sum_weight_gradients(share);
+    });
+  }
+
+  // Between two stages lies one step: the product of the step after with recurrent_kernel^T needs
+  // that step's gradients of all units, and gives d_h of this thread's own.
+  void time_loop() const {
     for (int64_t end = group.steps(); end > 0;) {
-      const int64_t begin = chunk_begin(group, end);
-      gather(begin, end);
-      for (int64_t s = end - 1; s >= begin; --s) step(s, group.offset[begin]);
-      input_gradients(begin, end);
-      weight_gradients(begin, end, end == group.steps());
-      this->meet_group();  // the chunk's buffers are free
+      const int64_t begin = chunk_begin(group, end), start = group.offset[begin];
+      for (int64_t s = end - 1; s >= begin; --s) {
+        this->each_part([&](int part) {
+          const Range panels = panels_of(part), units = units_of(panels);
+          if (s == group.steps() - 1) start_gradients(units);
+          if (s == end - 1) gather(part, units, begin, end);
+          if (s < end - 1) pass_to_state(panels, s + 1, start);
+          if (d_outputs && p.return_sequences) add_output_gradients(units, s);
+          if constexpr (CellT::kResetBefore) {
+            candidate_phase(units, s, group.offset[s] - start);
+          } else {
+            phase(units, s, group.offset[s] - start);
+          }
+        });
+        if constexpr (CellT::kResetBefore) {
+          this->each_part([&](int part) {
+            const Range panels = panels_of(part);
+            reset_product(panels, group.live[s], group.offset[s] - start);
+            reset_phase(units_of(panels), s, group.offset[s] - start);
+          });
+        }
+      }
+      this->each_part([&](int part) {
+        const Range panels = panels_of(part), units = units_of(panels);
+        pass_to_state(panels, begin, start);
+        input_gradients(part, begin, end);
+        weight_gradients(units, begin, end, end == group.steps());
+        if (begin == 0) put_initial_states(units);
+      });
       end = begin;
     }
-    finish_rows();
-    this->meet_all();
-    sum_weight_gradients();
+  }
+
+  // A part's share: panels of recurrent_kernel^T, and the unit blocks that these give d_h of.
+  Range panels_of(int part) const {
+    return share_of((unit_blocks + width - 1) / width, part, parts);
+  }
+  Range units_of(Range panels) const {
+    return {least(panels.begin * width, unit_blocks), least(panels.end * width, unit_blocks)};
   }
 
   // --- packing ---------------------------------------------------------------------------------
@@ -92,19 +130,19 @@ struct Backward : Worker<Storage> {
     }
   }
 
-  Range share_of_panels(int64_t blocks, int64_t panel_width) const {
-    return share_of((blocks + panel_width - 1) / panel_width, this->thread, job.threads());
+  Range share_of_panels(int share, int64_t blocks, int64_t panel_width) const {
+    return share_of((blocks + panel_width - 1) / panel_width, share, job.threads());
   }
   // Elements of one gate's transposed panels.
   int64_t gate_panels(int64_t blocks) const { return blocks * kVector * unit_blocks * kVector; }
 
-  void pack_weights() const {
+  void pack_weights(int share) const {
     Real* kernel = this->at(layout.kernel_t);
     const int input_count = each_input_gate ? 1 : G;
     for (int g = 0; g < G; g += input_count) {
       pack_transposed(p.kernel, p.features, layout.feature_panel, input_count,
                       [g](int j) { return g + j; },
-                      share_of_panels(feature_blocks, layout.feature_panel),
+                      share_of_panels(share, feature_blocks, layout.feature_panel),
                       kernel + g * gate_panels(feature_blocks));
     }
     Real* recurrent = this->at(layout.recurrent_kernel_t);
@@ -112,7 +150,7 @@ struct Backward : Worker<Storage> {
       const int count = slot < kTogether && !each_recurrent_gate ? kTogether : 1;
       pack_transposed(p.recurrent_kernel, p.units, width, count,
                       [slot](int j) { return CellT::recurrent_gate(slot + j); },
-                      share_of_panels(unit_blocks, width),
+                      share_of_panels(share, unit_blocks, width),
                       recurrent + slot * gate_panels(unit_blocks));
       slot += count;
     }
@@ -121,7 +159,7 @@ struct Backward : Worker<Storage> {
   // --- start and end ---------------------------------------------------------------------------
 
   // d_h and d_c after the last step: what reaches the final state, and the last output.
-  void start_gradients() const {
+  void start_gradients(Range units) const {
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t b = group.row[i];
       const bool last_output = d_outputs && !p.return_sequences && this->last_output_is_state(b);
@@ -143,8 +181,7 @@ struct Backward : Worker<Storage> {
     return gradient ? load_unit(this->in(gradient) + b * p.units, u) : zeros();
   }
 
-  // Gradients of the initial states, and zeros for the inputs of masked steps.
-  void finish_rows() const {
+  void put_initial_states(Range units) const {
     for (int64_t u = units.begin; u < units.end; ++u) {
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t to = group.row[i] * p.units + u * kVector;
@@ -154,7 +191,11 @@ struct Backward : Worker<Storage> {
         }
       }
     }
-    const Range mine = share_of(p.batch, this->thread, job.threads());
+  }
+
+  // Zeros for the inputs of masked steps; rows without a real step hand the state's gradient on.
+  void finish_rows(int share) const {
+    const Range mine = share_of(p.batch, share, job.threads());
     for (int64_t b = mine.begin; b < mine.end; ++b) {
       if (job.schedule->count[b] < p.time) zero_masked_inputs(b);
       if (job.schedule->count[b] > 0) continue;
@@ -190,8 +231,8 @@ struct Backward : Worker<Storage> {
   // --- one chunk -------------------------------------------------------------------------------
 
   // Operands of the weight gradients that forward did not keep in this form.
-  void gather(int64_t begin, int64_t end) const {
-    this->gather_inputs(group.offset[begin], group.offset[end], capacity,
+  void gather(int part, Range units, int64_t begin, int64_t end) const {
+    this->gather_inputs(part, group.offset[begin], group.offset[end], capacity,
                         this->at(buffers.inputs));
     if (p.recurrent_dropout_gates == 0) return;
     for (int64_t u = units.begin; u < units.end; ++u) {
@@ -223,26 +264,14 @@ struct Backward : Worker<Storage> {
     return this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units);
   }
 
-  void step(int64_t s, int64_t chunk) const {
-    const int64_t n = group.live[s], r = group.offset[s] - chunk;
-    if (d_outputs && p.return_sequences) add_output_gradients(s);
-    if constexpr (CellT::kResetBefore) {
-      candidate_phase(s, r);
-      this->meet_group();
-      reset_product(n, r);
-      reset_phase(s, r);
-      this->meet_group();
-      recurrent_product<2>(0, n, r);
-    } else {
-      phase(s, r);
-      this->meet_group();
-      recurrent_product<G>(0, n, r);
-    }
+  // d_h before step s, from the gradients of its gates.
+  void pass_to_state(Range panels, int64_t s, int64_t start) const {
+    recurrent_product<kTogether>(panels, group.live[s], group.offset[s] - start);
   }
 
   // The output of a real step stands until the next one (or the end), unless masked outputs are
   // zero: the gradients of all of them come together.
-  void add_output_gradients(int64_t s) const {
+  void add_output_gradients(Range units, int64_t s) const {
     const int64_t live_next = group.live_after(s);
     for (int64_t i = 0; i < group.live[s]; ++i) {
       const int64_t first = group.position[group.offset[s] + i];
@@ -260,7 +289,7 @@ struct Backward : Worker<Storage> {
     }
   }
 
-  void phase(int64_t s, int64_t r) const {
+  void phase(Range units, int64_t s, int64_t r) const {
     if constexpr (!CellT::kResetBefore) {
       for (int64_t u = units.begin; u < units.end; ++u) {
         const int count = this->unit_count(u);
@@ -286,7 +315,7 @@ struct Backward : Worker<Storage> {
     }
   }
 
-  void candidate_phase(int64_t s, int64_t r) const {
+  void candidate_phase(Range units, int64_t s, int64_t r) const {
     if constexpr (CellT::kResetBefore) {
       for (int64_t u = units.begin; u < units.end; ++u) {
         const int count = this->unit_count(u);
@@ -311,7 +340,7 @@ struct Backward : Worker<Storage> {
     }
   }
 
-  void reset_phase(int64_t s, int64_t r) const {
+  void reset_phase(Range units, int64_t s, int64_t r) const {
     if constexpr (CellT::kResetBefore) {
       for (int64_t u = units.begin; u < units.end; ++u) {
         const int count = this->unit_count(u);
@@ -358,8 +387,8 @@ struct Backward : Worker<Storage> {
 
   // d_h += the part that passes through recurrent_kernel; for LSTM there is no other.
   template <int kCount>
-  void recurrent_product(int slot, int64_t n, int64_t r) const {
-    if (p.recurrent_dropout_gates > 0) return dropped_product<kCount>(slot, n, r);
+  void recurrent_product(Range panels, int64_t n, int64_t r) const {
+    if (p.recurrent_dropout_gates > 0) return dropped_product<kCount>(panels, n, r);
     Operands o;
     o.c_row = kVector;
     o.c_vector = rows * kVector;
@@ -370,7 +399,7 @@ struct Backward : Worker<Storage> {
       const int wide = panels_together(n, vectors, q, panels.end, unit_blocks);
       for_tiles<most_rows(kWidest)>(n, [&](int64_t i, int m) {
         o.c = d_h + (q * width * rows + i) * kVector;
-        transposed_tile<kCount>(vectors, slot, r + i, m, wide, recurrent_panel(slot, kCount, q), o);
+        transposed_tile<kCount>(vectors, 0, r + i, m, wide, recurrent_panel(0, kCount, q), o);
       });
       q += wide;
     }
@@ -385,7 +414,7 @@ struct Backward : Worker<Storage> {
 
   // The same where the operand of each gate had a dropout mask.
   template <int kCount>
-  void dropped_product(int slot, int64_t n, int64_t r) const {
+  void dropped_product(Range panels, int64_t n, int64_t r) const {
     Operands o;
     o.accumulate = false;
     o.c_vector = kVector;
@@ -398,14 +427,13 @@ struct Backward : Worker<Storage> {
         o.c = product;
         for (int j = 0; j < kCount; ++j) {
           if (each_recurrent_gate) {
-            transposed_tile<1>(vectors, slot + j, r + i, m, 1, recurrent_panel(slot + j, 1, q), o);
+            transposed_tile<1>(vectors, j, r + i, m, 1, recurrent_panel(j, 1, q), o);
           } else if (j == 0) {
-            transposed_tile<kCount>(vectors, slot, r + i, m, 1,
-                                    recurrent_panel(slot, kCount, q), o);
+            transposed_tile<kCount>(vectors, 0, r + i, m, 1, recurrent_panel(0, kCount, q), o);
           } else {
             break;
           }
-          const int d = each_recurrent_gate ? CellT::recurrent_gate(slot + j) : 0;
+          const int d = each_recurrent_gate ? CellT::recurrent_gate(j) : 0;
           const bool overwrite = CellT::kState && j == 0;
           for (int k = 0; k < m; ++k) {
             for (int v = 0; v < vectors; ++v) {
@@ -422,7 +450,7 @@ struct Backward : Worker<Storage> {
   }
 
   // d(r * h) = d_x_h @ candidate's recurrent_kernel^T, before its mask.
-  void reset_product(int64_t n, int64_t r) const {
+  void reset_product(Range panels, int64_t n, int64_t r) const {
     Operands o;
     o.c_row = kVector;
     o.c_vector = rows * kVector;
@@ -437,8 +465,8 @@ struct Backward : Worker<Storage> {
     }
   }
 
-  // d_inputs of the chunk's rows, this thread's share.
-  void input_gradients(int64_t begin, int64_t end) const {
+  // d_inputs of the chunk's rows, this part's share.
+  void input_gradients(int part, int64_t begin, int64_t end) const {
     const Range mine = share_of(group.offset[end] - group.offset[begin], part, parts);
     const int64_t panel_width = layout.feature_panel;
     Operands o;
@@ -513,7 +541,7 @@ struct Backward : Worker<Storage> {
     }
   }
 
-  void weight_gradients(int64_t begin, int64_t end, bool first) const {
+  void weight_gradients(Range units, int64_t begin, int64_t end, bool first) const {
     const int64_t start = group.offset[begin], n = group.offset[end] - start;
     const int64_t chunk_block = capacity * kVector, kept_block = real_steps * kVector;
     const Real* x = this->at(buffers.inputs);
@@ -564,8 +592,8 @@ struct Backward : Worker<Storage> {
   }
 
   // Adds the groups' weight gradients in order and writes them in Keras's layout.
-  void sum_weight_gradients() const {
-    const Range mine = share_of(unit_blocks, this->thread, job.threads());
+  void sum_weight_gradients(int share) const {
+    const Range mine = share_of(unit_blocks, share, job.threads());
     for (int64_t u = mine.begin; u < mine.end; ++u) {
       for (int64_t k = 0; k < p.features; ++k) {
         for (int g = 0; g < G; ++g) {

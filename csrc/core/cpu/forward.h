@@ -9,16 +9,15 @@ namespace {
 template <class CellT, class Acts, class Storage>
 struct Forward : Worker<Storage> {
   using Base = Worker<Storage>;
-  using Base::group, Base::job, Base::p, Base::part, Base::parts, Base::rows, Base::unit_blocks;
+  using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks;
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   // Gates of the first product of a step: the candidate of reset before has its own.
   static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
   static constexpr int kProduct = 8 * G * kVector;  // the largest tile, eight rows or twelve panels
 
-  Forward(const Job& job, int thread)
-      : Base(job, thread),
+  Forward(const Job& job, Member& member, int group_index)
+      : Base(job, member, group_index),
         acts(p),
-        units(share_of(unit_blocks, part, parts)),
         layout(*job.forward_layout),
         buffers(layout.groups[this->group_index]),
         training(job.reserve != nullptr),
@@ -38,39 +37,60 @@ struct Forward : Worker<Storage> {
   }
 
   const Acts acts;
-  const Range units;  // this thread's unit blocks
   const ForwardLayout& layout;
   const ForwardLayout::PerGroup& buffers;
   const bool training, each_input_gate, each_recurrent_gate;
   Real *h_base, *c_base, *saved_base = nullptr;
   int64_t state_block;
 
-  void run() {
-    pack_weights();
-    start_states();
-    this->meet_all();
+  static void run(const Job& job, Member& member) {
+    const Forward shared(job, member, 0);
+    member.each(job.threads(), [&](int share) { shared.pack_weights(share); });
+    if (job.split.parts > 1) {
+      shared.time_loop();
+    } else {
+      member.each(job.split.groups, [&](int g) { Forward(job, member, g).time_loop(); });
+    }
+    member.each(job.threads(), [&](int share) { shared.finish_empty_rows(share); });
+  }
+
+  void time_loop() const {
     for (int64_t begin = 0; begin < group.steps();) {
-      const int64_t end = chunk_end(group, begin);
-      this->gather_inputs(group.offset[begin], group.offset[end], buffers.capacity,
-                          this->at(buffers.inputs));
-      this->meet_group();
-      project(group.offset[end] - group.offset[begin]);
+      const int64_t end = chunk_end(group, begin), start = group.offset[begin];
+      this->each_part([&](int part) {
+        if (begin == 0) start_states(units_of(part));
+        this->gather_inputs(part, start, group.offset[end], buffers.capacity,
+                            this->at(buffers.inputs));
+      });
       for (int64_t s = begin; s < end; ++s) {
-        step(s, group.offset[s] - group.offset[begin]);
-        this->meet_group();
+        this->each_part([&](int part) {
+          const Range units = units_of(part);
+          if (s == begin) project(units, group.offset[end] - start);
+          step(units, s, group.offset[s] - start);
+        });
+        if constexpr (CellT::kResetBefore) {
+          this->each_part([&](int part) {
+            candidate_step(units_of(part), s, group.offset[s] - start);
+          });
+        }
       }
       begin = end;
     }
-    finish();
+    this->each_part([&](int part) {
+      const Range mine = share_of(rows, part, parts);
+      for (int64_t i = mine.begin; i < mine.end; ++i) finish_row(group.row[i]);
+    });
   }
+
+  Range units_of(int part) const { return share_of(unit_blocks, part, parts); }
 
   // Where the state before step s lies; block u is u * state_block further.
   int64_t state_offset(int64_t s) const {
     return (training ? group.offset[s] : (s & 1) * rows) * kVector;
   }
 
-  void pack_weights() const {
-    const Range mine = share_of(unit_blocks, this->thread, job.threads());
+  void pack_weights(int share) const {
+    const Range mine = share_of(unit_blocks, share, job.threads());
     const int64_t gate = unit_blocks * kVector;  // times k: one gate's panels
     Real* kernel = this->at(layout.kernel);
     if (each_input_gate) {
@@ -103,7 +123,7 @@ struct Forward : Worker<Storage> {
     return bias_row(u, g);
   }
 
-  void start_states() const {
+  void start_states(Range units) const {
     for (int64_t u = units.begin; u < units.end; ++u) {
       for (int64_t i = 0; i < rows; ++i) {
         put_state(h_base, p.initial_h, u, i);
@@ -133,8 +153,8 @@ struct Forward : Worker<Storage> {
            ((s & 1) * p.recurrent_dropout_gates + d) * unit_blocks * rows * kVector;
   }
 
-  // projection[u][row][g] = inputs[row] @ kernel for this thread's units.
-  void project(int64_t n) const {
+  // projection[u][row][g] = inputs[row] @ kernel for some units.
+  void project(Range units, int64_t n) const {
     const int64_t capacity = buffers.capacity;
     Real* x = this->at(buffers.inputs);
     Real* to = this->at(buffers.projection);
@@ -216,10 +236,10 @@ struct Forward : Worker<Storage> {
     run_tile<kCount, kVector, 1, kCount * kVector>(m, panels, o);
   }
 
-  // One packed step for this thread's units; its rows start at `chunk_row` of the projection.
-  void step(int64_t s, int64_t chunk_row) const {
-    const int64_t n = group.live[s];
-    for_panels<kTogether>(n, [&](int64_t u, int panels, int64_t i, int m) {
+  // One packed step for some units; its rows start at `chunk_row` of the projection. For reset
+  // before its first half.
+  void step(Range units, int64_t s, int64_t chunk_row) const {
+    for_panels<kTogether>(units, group.live[s], [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct];
       recurrent_product<kTogether>(0, s, u, panels, i, m, product);
       for (int w = 0; w < panels; ++w) {
@@ -230,22 +250,22 @@ struct Forward : Worker<Storage> {
         }
       }
     });
-    if constexpr (CellT::kResetBefore) {
-      this->meet_group();
-      for_panels<1>(n, [&](int64_t u, int panels, int64_t i, int m) {
-        alignas(64) Real product[kProduct];
-        recurrent_product<1>(2, s, u, panels, i, m, product);
-        for (int w = 0; w < panels; ++w) {
-          candidate_phase(s, u + w, i, m, chunk_row, product + w * m * G * kVector);
-        }
-      });
-    }
   }
 
-  // f(first unit block, blocks, first row, rows) over this thread's units and n rows. A panel of
-  // weights serves all rows before the next is touched.
+  void candidate_step(Range units, int64_t s, int64_t chunk_row) const {
+    for_panels<1>(units, group.live[s], [&](int64_t u, int panels, int64_t i, int m) {
+      alignas(64) Real product[kProduct];
+      recurrent_product<1>(2, s, u, panels, i, m, product);
+      for (int w = 0; w < panels; ++w) {
+        candidate_phase(s, u + w, i, m, chunk_row, product + w * m * G * kVector);
+      }
+    });
+  }
+
+  // f(first unit block, blocks, first row, rows) over some units and n rows. A panel of weights
+  // serves all rows before the next is touched.
   template <int kCount, class F>
-  MR_INLINE void for_panels(int64_t n, const F& f) const {
+  MR_INLINE void for_panels(Range units, int64_t n, const F& f) const {
     const int wide = n <= 2 ? panels_at_once(static_cast<int>(n), kCount) : 1;
     for (int64_t u = units.begin; u < units.end;) {
       const int panels = u + wide <= units.end ? wide : 1;
@@ -358,12 +378,10 @@ struct Forward : Worker<Storage> {
     }
   }
 
-  // Masked outputs, last outputs, and rows without a real step.
-  void finish() const {
-    const Range mine = share_of(rows, part, parts);
-    for (int64_t i = mine.begin; i < mine.end; ++i) finish_row(group.row[i]);
-    const Range all = share_of(p.batch, this->thread, job.threads());
-    for (int64_t b = all.begin; b < all.end; ++b) {
+  // Rows without a real step keep their state.
+  void finish_empty_rows(int share) const {
+    const Range mine = share_of(p.batch, share, job.threads());
+    for (int64_t b = mine.begin; b < mine.end; ++b) {
       if (job.schedule->count[b] > 0) continue;
       keep_initial(p.initial_h, job.results.state_h, b);
       if (CellT::kState) keep_initial(p.initial_c, job.results.state_c, b);
@@ -381,6 +399,7 @@ struct Forward : Worker<Storage> {
     }
   }
 
+  // Masked outputs, or the last output.
   void finish_row(int64_t b) const {
     if (p.return_sequences) return this->fill_masked_outputs(b);
     const size_t bytes = p.units * sizeof(Storage);

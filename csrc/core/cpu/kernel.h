@@ -23,16 +23,15 @@ MR_INLINE int first_of(int64_t n, int64_t block) {
   return static_cast<int>(least(n - block * kVector, kVector));
 }
 
-// One thread's view of a job.
+// One thread's view of a job, on one group of rows.
 template <class Storage>
 struct Worker {
-  Worker(const Job& job, int thread)
+  Worker(const Job& job, Member& member, int group_index)
       : job(job),
         p(*job.problem),
-        thread(thread),
-        part(thread % job.split.parts),
+        member(member),
         parts(job.split.parts),
-        group_index(thread / job.split.parts),
+        group_index(group_index),
         group(job.schedule->groups[group_index]),
         rows(group.rows()),
         unit_blocks((p.units + kVector - 1) / kVector),
@@ -40,7 +39,8 @@ struct Worker {
 
   const Job& job;
   const Problem& p;
-  const int thread, part, parts, group_index;
+  Member& member;
+  const int parts, group_index;
   const Group& group;
   const int64_t rows, unit_blocks, feature_blocks;
 
@@ -51,14 +51,21 @@ struct Worker {
   static const Storage* in(const void* array) { return static_cast<const Storage*>(array); }
   static Storage* out(void* array) { return static_cast<Storage*>(array); }
 
-  void meet_group() const { job.group[group_index]->arrive_and_wait(); }
-  void meet_all() const { job.all->arrive_and_wait(); }
+  // A stage of the group's work: f(part) for each part, all done before any thread goes on.
+  template <class F>
+  MR_INLINE void each_part(const F& f) const {
+    if (parts == 1) {
+      f(0);
+    } else {
+      member.each(parts, f);
+    }
+  }
 
   int unit_count(int64_t u) const { return first_of(p.units, u); }
 
-  // [D or 1][i][capacity][V]: the inputs of packed steps begin.. end, this thread's share of the
+  // [D or 1][i][capacity][V]: the inputs of packed indices begin.. end, this part's share of the
   // rows, each multiplied with its dropout masks.
-  void gather_inputs(int64_t begin, int64_t end, int64_t capacity, Real* to) const {
+  void gather_inputs(int part, int64_t begin, int64_t end, int64_t capacity, Real* to) const {
     const Range mine = share_of(end - begin, part, parts);
     const int64_t masks = p.input_dropout_gates;
     for (int64_t r = mine.begin; r < mine.end; ++r) {

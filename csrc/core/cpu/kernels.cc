@@ -19,10 +19,11 @@ namespace {
 template <template <class, class, class> class Pass, class CellT, class Storage>
 void run_pass(const Job& job, int thread) {
   const Problem& p = *job.problem;
+  Member member(*job.team, thread, job.threads());
   if (p.activation == Activation::kTanh && p.recurrent_activation == Activation::kSigmoid) {
-    Pass<CellT, TanhSigmoid, Storage>(job, thread).run();
+    Pass<CellT, TanhSigmoid, Storage>::run(job, member);
   } else {
-    Pass<CellT, AnyActivations, Storage>(job, thread).run();
+    Pass<CellT, AnyActivations, Storage>::run(job, member);
   }
 }
 

@@ -40,7 +40,7 @@ struct Operands {
   Real* c;
   int64_t c_row, c_vector, c_panel;
   int64_t k;
-  bool accumulate;  // add to c instead of overwriting it
+  bool accumulate;  // add the sum to c (not c into the sum) instead of overwriting it
 };
 
 // a[i][k] lies at i * kRowStride + k * kStep within a block, b[k][j] at k * kStepB + j * kVector.
@@ -52,11 +52,7 @@ __attribute__((noinline)) void tile(const Operands& o) {
     MR_UNROLL
     for (int p = 0; p < Panels; ++p) {
       MR_UNROLL
-      for (int j = 0; j < Vectors; ++j) {
-        sum[i][p][j] = o.accumulate
-                           ? load(o.c + i * o.c_row + p * o.c_panel + j * o.c_vector)
-                           : zeros();
-      }
+      for (int j = 0; j < Vectors; ++j) sum[i][p][j] = zeros();
     }
   }
   const Real* b = o.b;
@@ -88,7 +84,8 @@ __attribute__((noinline)) void tile(const Operands& o) {
     for (int p = 0; p < Panels; ++p) {
       MR_UNROLL
       for (int j = 0; j < Vectors; ++j) {
-        store(o.c + i * o.c_row + p * o.c_panel + j * o.c_vector, sum[i][p][j]);
+        Real* c = o.c + i * o.c_row + p * o.c_panel + j * o.c_vector;
+        store(c, o.accumulate ? load(c) + sum[i][p][j] : sum[i][p][j]);
       }
     }
   }
