@@ -58,11 +58,10 @@ struct Call {
     }
   }
 
-  py::array state() const { return new_array(like, {problem.batch, problem.units}); }
-  py::array outputs() const {
-    return problem.return_sequences
-               ? new_array(like, {problem.batch, problem.time, problem.units})
-               : state();
+  std::vector<int64_t> state_shape() const { return {problem.batch, problem.units}; }
+  std::vector<int64_t> outputs_shape() const {
+    if (!problem.return_sequences) return state_shape();
+    return {problem.batch, problem.time, problem.units};
   }
   bool lstm() const { return problem.cell == Cell::kLstm; }
 
@@ -71,23 +70,52 @@ struct Call {
   Problem problem;
 };
 
+// Arrays for the results: those of `out`, checked, or new ones.
+class Results {
+ public:
+  Results(const py::object& out, size_t count) {
+    if (out.is_none()) return;
+    given_ = out.cast<py::tuple>();
+    if (given_->size() != count) {
+      throw InvalidArgument("out has " + std::to_string(given_->size()) + " arrays, needed: " +
+                            std::to_string(count));
+    }
+  }
+  py::array take(size_t i, const py::array& like, const std::vector<int64_t>& shape) const {
+    if (!given_) return new_array(like, shape);
+    py::array array = (*given_)[i].cast<py::array>();
+    const std::string name = "out[" + std::to_string(i) + "]";
+    data_of(name.c_str(), array, like);
+    if (shape_of(array).dims != shape || !array.writeable()) {
+      throw InvalidArgument(name + " is read-only or has not the shape of its result");
+    }
+    return array;
+  }
+
+ private:
+  std::optional<py::tuple> given_;
+};
+
 py::tuple forward(const std::string& cell, const py::array& inputs, const py::array& kernel,
                   const py::array& recurrent_kernel, const Optional& bias, const Optional& mask,
                   const Optional& initial_h, const Optional& initial_c,
                   const Optional& input_dropout, const Optional& recurrent_dropout,
                   const std::string& activation, const std::string& recurrent_activation,
                   bool go_backwards, bool zero_output_for_mask, bool return_sequences,
-                  bool keep_reserve, const std::string& isa, int threads) {
+                  bool keep_reserve, const std::string& isa, int threads,
+                  const py::object& out) {
   const Call call(cell, inputs, kernel, recurrent_kernel, bias, mask, initial_h, initial_c,
                   input_dropout, recurrent_dropout, activation, recurrent_activation, go_backwards,
                   zero_output_for_mask, return_sequences, isa, threads);
-  py::array outputs = call.outputs(), state_h = call.state();
+  const Results take(out, 3);
+  py::array outputs = take.take(0, inputs, call.outputs_shape());
+  py::array state_h = take.take(1, inputs, call.state_shape());
   py::object state_c = py::none(), reserve = py::none();
   ForwardResults results;
   results.outputs = outputs.mutable_data();
   results.state_h = state_h.mutable_data();
   if (call.lstm()) {
-    py::array c = call.state();
+    py::array c = take.take(2, inputs, call.state_shape());
     results.state_c = c.mutable_data();
     state_c = c;
   }
@@ -114,7 +142,8 @@ py::tuple backward(const std::string& cell, const py::array& inputs, const py::a
                    bool go_backwards, bool zero_output_for_mask, bool return_sequences,
                    const py::array_t<uint8_t, py::array::c_style>& reserve,
                    const Optional& d_outputs, const Optional& d_state_h,
-                   const Optional& d_state_c, const std::string& isa, int threads) {
+                   const Optional& d_state_c, const std::string& isa, int threads,
+                   const py::object& out) {
   const Call call(cell, inputs, kernel, recurrent_kernel, bias, mask, initial_h, initial_c,
                   input_dropout, recurrent_dropout, activation, recurrent_activation, go_backwards,
                   zero_output_for_mask, return_sequences, isa, threads);
@@ -125,23 +154,25 @@ py::tuple backward(const std::string& cell, const py::array& inputs, const py::a
   arrays.d_outputs = data_of("d_outputs", d_outputs, inputs);
   arrays.d_state_h = data_of("d_state (h)", d_state_h, inputs);
   arrays.d_state_c = data_of("d_state (c)", d_state_c, inputs);
-  auto like = [&](const py::array& array) {
-    return new_array(inputs, {array.shape(), array.shape() + array.ndim()});
+  const Results take(out, 6);
+  auto like = [&](size_t i, const py::array& array) {
+    return take.take(i, inputs, {array.shape(), array.shape() + array.ndim()});
   };
-  py::array d_inputs = like(inputs), d_kernel = like(kernel),
-            d_recurrent_kernel = like(recurrent_kernel), d_initial_h = call.state();
+  py::array d_inputs = like(0, inputs), d_kernel = like(1, kernel),
+            d_recurrent_kernel = like(2, recurrent_kernel),
+            d_initial_h = take.take(4, inputs, call.state_shape());
   arrays.d_inputs = d_inputs.mutable_data();
   arrays.d_kernel = d_kernel.mutable_data();
   arrays.d_recurrent_kernel = d_recurrent_kernel.mutable_data();
   arrays.d_initial_h = d_initial_h.mutable_data();
   py::object d_bias = py::none(), d_initial_c = py::none();
   if (bias) {
-    py::array array = like(*bias);
+    py::array array = like(3, *bias);
     arrays.d_bias = array.mutable_data();
     d_bias = array;
   }
   if (call.lstm()) {
-    py::array array = call.state();
+    py::array array = take.take(5, inputs, call.state_shape());
     arrays.d_initial_c = array.mutable_data();
     d_initial_c = array;
   }
@@ -181,14 +212,16 @@ PYBIND11_MODULE(_core, m) {
         py::arg("initial_c"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
         py::arg("activation"), py::arg("recurrent_activation"), py::arg("go_backwards"),
         py::arg("zero_output_for_mask"), py::arg("return_sequences"), py::arg("keep_reserve"),
-        py::arg("isa") = "", py::arg("threads") = 0);
+        py::arg("isa") = "", py::arg("threads") = 0, py::arg("out") = py::none(),
+        "out: arrays for outputs, state_h, state_c, instead of new ones.");
   m.def("backward", &backward, py::arg("cell"), py::arg("inputs"), py::arg("kernel"),
         py::arg("recurrent_kernel"), py::arg("bias"), py::arg("mask"), py::arg("initial_h"),
         py::arg("initial_c"), py::arg("input_dropout"), py::arg("recurrent_dropout"),
         py::arg("activation"), py::arg("recurrent_activation"), py::arg("go_backwards"),
         py::arg("zero_output_for_mask"), py::arg("return_sequences"), py::arg("reserve"),
         py::arg("d_outputs"), py::arg("d_state_h"), py::arg("d_state_c"), py::arg("isa") = "",
-        py::arg("threads") = 0);
+        py::arg("threads") = 0, py::arg("out") = py::none(),
+        "out: arrays for the six gradients, instead of new ones.");
   m.def("kernels", &kernel_list, "Every kernel this machine can run: cell, dtype, isa.");
   m.def("activations", &activation_names, "Names of the activations that the kernels know.");
   m.def("isa", &chosen_isa, "The instruction set in use.");
