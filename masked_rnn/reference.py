@@ -1,4 +1,4 @@
-"""Slow, obvious float64 reference: masked GRU and LSTM, forward and backward, in plain NumPy.
+"""Slow, obvious float64 reference: the masked cells, forward and backward, in plain NumPy.
 
 It goes row by row and step by step, so that each formula stands here once, in the open.  Tests
 compare every kernel with it; nothing else uses it.
@@ -6,8 +6,7 @@ compare every kernel with it; nothing else uses it.
 Arrays (B batch, T time steps, I input features, H units, G gates):
 
     inputs [B,T,I]    kernel [I,G*H]    recurrent_kernel [H,G*H]    mask [B,T], non-zero = real
-    bias               "gru" [2,3*H] (input row, recurrent row), "gru_reset_before" [3*H],
-                       "lstm" [4*H], or None
+    bias               "gru" [2,3*H] (input row, recurrent row), the other cells [G*H], or None
     initial_h, initial_c, state_h, state_c [B,H]     (the c of a GRU is None)
     input_dropout [D,B,I], recurrent_dropout [D,B,H]  factors on what the products read, D = 1
                        (one for all gates) or G (one per gate), the same at every step
@@ -219,7 +218,28 @@ class Lstm(_Cell):
         return d_x, (d_h, d_c_new * f)
 
 
-CELLS = {"gru": Gru, "gru_reset_before": GruResetBefore, "lstm": Lstm}
+class SimpleRnn(_Cell):
+    """One gate: new h = act(x W + h U)."""
+
+    gates, bias_rows = 1, 1
+
+    def step(self, x, m, state):
+        (h,) = state
+        n, n_slope = self.act(self.W[0](x[0]) + self.U[0](m[0] * h))
+        return (n,), (x, m, h, n_slope)
+
+    def step_backward(self, kept, d_state):
+        x, m, h, n_slope = kept
+        d_n = d_state[0] * n_slope
+        return [self.W[0].backward(x[0], d_n)], (m[0] * self.U[0].backward(m[0] * h, d_n),)
+
+
+CELLS = {
+    "gru": Gru,
+    "gru_reset_before": GruResetBefore,
+    "lstm": Lstm,
+    "simple_rnn": SimpleRnn,
+}
 
 
 class _Sequences:

@@ -26,8 +26,8 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-CELLS = ("gru", "gru_reset_before", "lstm")
-GATES = {"gru": 3, "gru_reset_before": 3, "lstm": 4}
+CELLS = ("gru", "gru_reset_before", "lstm", "simple_rnn")
+GATES = {"gru": 3, "gru_reset_before": 3, "lstm": 4, "simple_rnn": 1}
 ACTIVATIONS = tuple(reference.ACTIVATIONS)
 
 

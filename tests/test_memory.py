@@ -36,7 +36,7 @@ ROWS = _core.kernels()
 def test_nothing_outside_the_results_is_written(row, sizes, threads):
     cell, dtype = row["cell"], cases.DTYPES[row["dtype"]]
     batch, time, features, units = sizes
-    gates = 4 if cell == "lstm" else 3
+    gates = cases.GATES[cell]
     rng = np.random.default_rng(0)
 
     def make(*shape):

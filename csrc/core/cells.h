@@ -89,6 +89,24 @@ struct GruResetBefore {
   }
 };
 
+struct SimpleRnn {
+  static constexpr Cell kCell = Cell::kSimpleRnn;
+  static constexpr int kGates = 1, kSlots = 1, kKernelSlot = 0;
+  static constexpr bool kState = false, kResetBefore = false;
+  static constexpr int recurrent_gate(int slot) { return slot; }
+
+  template <class Acts, class V>
+  static MR_INLINE V forward(const Acts& acts, const V* x, const V* u, V, V, V* saved, V&) {
+    return acts.candidate(x[0] + u[0], saved[0]);
+  }
+
+  template <class Acts, class V>
+  static MR_INLINE V backward(const Acts& acts, const V* saved, V, V, V d_h, V&, V* d) {
+    d[0] = d_h * acts.candidate_slope(saved[0]);
+    return fill<V>(0);
+  }
+};
+
 struct Lstm {
   static constexpr Cell kCell = Cell::kLstm;
   static constexpr int kGates = 4, kSlots = 4, kKernelSlot = 0;

@@ -5,7 +5,7 @@
 namespace masked_rnn {
 namespace {
 
-constexpr const char* kCellNames[] = {"gru", "gru_reset_before", "lstm"};
+constexpr const char* kCellNames[] = {"gru", "gru_reset_before", "lstm", "simple_rnn"};
 constexpr const char* kDTypeNames[] = {"float32", "float64", "bfloat16", "float16"};
 constexpr const char* kActivationNames[kActivations] = {
     "tanh", "sigmoid", "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu",

@@ -15,8 +15,8 @@
 
 namespace masked_rnn {
 
-// Gate order is Keras's: GRU z, r, h; LSTM i, f, c, o.
-enum class Cell : int32_t { kGru, kGruResetBefore, kLstm };
+// Gate order is Keras's: GRU z, r, h; LSTM i, f, c, o; a simple RNN has one gate.
+enum class Cell : int32_t { kGru, kGruResetBefore, kLstm, kSimpleRnn };
 
 enum class DType : int32_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
@@ -74,11 +74,13 @@ struct BackwardArrays {
   void* d_initial_c = nullptr;         // [B,H]; null = not wanted
 };
 
-constexpr int gates(Cell cell) { return cell == Cell::kLstm ? 4 : 3; }
+constexpr int gates(Cell cell) {
+  return cell == Cell::kSimpleRnn ? 1 : cell == Cell::kLstm ? 4 : 3;
+}
 
 // Vectors of [H] that forward keeps for each real step, beside the previous state:
-// GRU z, r, h@U_h+b_h, hh; GRU reset before z, r, hh; LSTM i, f, g, o.
-constexpr int saved_slots(Cell cell) { return cell == Cell::kGruResetBefore ? 3 : 4; }
+// GRU z, r, h@U_h+b_h, hh; GRU reset before z, r, hh; LSTM i, f, g, o; simple RNN h.
+constexpr int saved_slots(Cell cell) { return cell == Cell::kGru ? 4 : gates(cell); }
 
 // Values that forward keeps for each real step and unit: the slots, h, and c for LSTM.
 // At most G + 2.

@@ -23,7 +23,7 @@ constexpr const char* kInputs[] = {"inputs: T",        "kernel: T",    "recurren
                                    "recurrent_dropout: T"};
 constexpr const char* kAttributes[] = {
     "T: {half, bfloat16, float, double}",
-    "cell: {'gru', 'gru_reset_before', 'lstm'}",
+    "cell: {'gru', 'gru_reset_before', 'lstm', 'simple_rnn'}",
     "activation: string = 'tanh'",
     "recurrent_activation: string = 'sigmoid'",
     "go_backwards: bool = false",

@@ -37,13 +37,16 @@ constexpr KernelRow kRows[] = {
     row<Gru, Real>(),
     row<GruResetBefore, Real>(),
     row<Lstm, Real>(),
+    row<SimpleRnn, Real>(),
 #if !MASKED_RNN_REAL_IS_DOUBLE
     row<Gru, BFloat16>(),
     row<GruResetBefore, BFloat16>(),
     row<Lstm, BFloat16>(),
+    row<SimpleRnn, BFloat16>(),
     row<Gru, Float16>(),
     row<GruResetBefore, Float16>(),
     row<Lstm, Float16>(),
+    row<SimpleRnn, Float16>(),
 #endif
 };
 
