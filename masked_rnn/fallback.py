@@ -1,0 +1,127 @@
+"""What happens, and what is said, when the fused op cannot take a layer.
+
+The environment variable MASKED_RNN_FALLBACK decides, at every call: `warn` (the default, once a
+layer), `allow` (say nothing) or `error`.
+"""
+
+import os
+import warnings
+from typing import Any, List, NamedTuple
+
+_CHOICES = ("warn", "allow", "error")
+
+
+class FallbackWarning(UserWarning):
+    """A layer runs Keras's generic loop in place of the fused op: same numbers, slower."""
+
+
+class Row(NamedTuple):
+    """One recurrent layer in an `Explanation`."""
+
+    layer: str  # its name, below the names of the layers round it
+    kind: str  # its class
+    path: str  # "fused" or "Keras loop"
+    why: str
+
+
+class Explanation:
+    """What `explain` found; `str()` of it is a table, `rows` is the same as a list of `Row`."""
+
+    def __init__(self, rows: List[Row]):
+        self.rows = rows
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "No recurrent layers."
+        titled = [Row("layer", "class", "path", "why"), *self.rows]
+        widths = [max(len(row[column]) for row in titled) for column in range(3)]
+        lines = [
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row.why]).rstrip()
+            for row in titled
+        ]
+        rule = "  ".join("-" * width for width in [*widths, max(len(row.why) for row in titled)])
+        return "\n".join([lines[0], rule, *lines[1:]])
+
+    __repr__ = __str__
+
+
+def explain(layer_or_model: Any) -> Explanation:
+    """Which way every recurrent layer of a model takes, and why.
+
+    Args:
+        layer_or_model: a Keras layer or model; nested models and wrappers (Bidirectional,
+            TimeDistributed) are walked through.
+
+    Returns:
+        An `Explanation`: print it.
+
+    Raises:
+        ValueError: `layer_or_model` is not a Keras layer.
+    """
+    import keras
+
+    if not isinstance(layer_or_model, keras.layers.Layer):
+        raise ValueError(
+            f"layer_or_model is {type(layer_or_model).__name__}, needed is a Keras layer or model."
+        )
+    rows: List[Row] = []
+    _walk(layer_or_model, "", rows, set(), keras)
+    return Explanation(rows)
+
+
+def report(layer: Any, reason: str) -> None:
+    """Warns (once), raises or keeps silent about a layer that falls back.
+
+    Args:
+        layer: the layer; its attribute `_warned_of_fallback` says whether it has warned before.
+        reason: why the fused op does not take it.
+
+    Raises:
+        RuntimeError: MASKED_RNN_FALLBACK=error.
+        ValueError: MASKED_RNN_FALLBACK is something unknown.
+    """
+    choice = os.environ.get("MASKED_RNN_FALLBACK", "") or "warn"
+    if choice not in _CHOICES:
+        raise ValueError(
+            f"The environment variable MASKED_RNN_FALLBACK is {choice!r}, needed is one of "
+            f"{', '.join(_CHOICES)}."
+        )
+    message = (
+        f"masked_rnn.{type(layer).__name__} '{layer.name}' runs Keras's generic loop, not the "
+        f"fused op: {reason}."
+    )
+    if choice == "error":
+        raise RuntimeError(f"{message} (MASKED_RNN_FALLBACK=error)")
+    if choice == "warn" and not layer._warned_of_fallback:
+        layer._warned_of_fallback = True
+        advice = "MASKED_RNN_FALLBACK=allow silences this, MASKED_RNN_FALLBACK=error forbids it."
+        warnings.warn(f"{message} {advice}", FallbackWarning, stacklevel=2)
+
+
+def _walk(layer, prefix, rows, seen, keras):
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    name = f"{prefix}{layer.name}"
+    if isinstance(layer, keras.layers.RNN):
+        rows.append(_row(layer, name))
+        return  # its cells are no layers of their own
+    for inner in layer._flatten_layers(include_self=False, recursive=False):
+        _walk(inner, f"{name}/", rows, seen, keras)
+
+
+def _row(layer, name):
+    kind = type(layer).__name__
+    reason_of = getattr(layer, "_fallback_reason", None)
+    if reason_of is None:
+        kind = f"keras.layers.{kind}" if type(layer).__module__.startswith("keras") else kind
+        cell = type(layer.cell).__name__
+        advice = f"use masked_rnn.{type(layer).__name__}"
+        if type(layer).__name__ not in ("GRU", "LSTM"):
+            advice = f"masked_rnn has no {kind} of {cell}"
+        return Row(name, kind, "Keras loop", f"not a masked_rnn layer: {advice}")
+    kind = f"masked_rnn.{kind}" if type(layer).__module__.startswith("masked_rnn") else kind
+    reason = reason_of()
+    if reason is not None:
+        return Row(name, kind, "Keras loop", reason)
+    return Row(name, kind, "fused", "the op takes every mask and option (not under XLA)")
