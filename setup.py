@@ -40,7 +40,8 @@ class CMakeBuild(build_ext):
             demand(False, "there is no pybind11", "pip install pybind11")
 
         tree = Path(self.build_temp).resolve()
-        prefix = ROOT if self.inplace else Path(self.build_lib).resolve()
+        # This folder too: a Python started here imports the package from here, installed or not.
+        prefixes = {ROOT} if self.inplace else {Path(self.build_lib).resolve(), ROOT}
         # The objects of an earlier build are good; the cache names the isolated environment that
         # pip has removed since.
         (tree / "CMakeCache.txt").unlink(missing_ok=True)
@@ -50,7 +51,7 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(len(os.sched_getaffinity(0)))
         for arguments in (["-S", str(ROOT), "-B", str(tree), *configure],
                           ["--build", str(tree), "--parallel", jobs],
-                          ["--install", str(tree), "--prefix", str(prefix)]):
+                          *(["--install", str(tree), "--prefix", str(p)] for p in prefixes)):
             if subprocess.run([cmake, *arguments]).returncode:
                 sys.exit("masked_rnn cannot be built: cmake failed, its output above says why")
 
