@@ -84,7 +84,14 @@ def rows_of(results, rows):
 def test_table_has_every_cell_and_dtype_on_every_isa():
     isas = {isa for _, _, isa in KERNELS}
     assert "generic" in isas and _core.isa() in isas
-    assert set(KERNELS) == {(c, d, i) for c in cases.CELLS for d in DTYPES for i in isas}
+    # A set with products of bfloat16 has rows for that dtype only.
+    assert set(KERNELS) == {
+        (c, d, i)
+        for c in cases.CELLS
+        for d in DTYPES
+        for i in isas
+        if d == "bfloat16" or i not in cases.BFLOAT16_PRODUCTS
+    }
     assert set(_core.activations()) == set(cases.ACTIVATIONS)
 
 
@@ -92,9 +99,8 @@ def test_table_has_every_cell_and_dtype_on_every_isa():
 @pytest.mark.parametrize("case", cases.TABLE, ids=str)
 def test_agrees_with_reference(case, cell, dtype, isa):
     arguments, gradients = cases.make_arrays(case, cell, dtype)
-    cases.check_close(
-        run(cell, arguments, gradients, isa), cases.expected(case, cell, dtype), dtype
-    )
+    got, want = run(cell, arguments, gradients, isa), cases.expected(case, cell, dtype)
+    cases.check_close(got, want, dtype, cases.tolerance_of(dtype, isa))
 
 
 def _probe(activation):
@@ -260,7 +266,7 @@ def test_threads_and_repetition(size, cell, dtype, isa):
         first = run(cell, arguments, gradients, isa, threads)
         check_same_bits(first, want, PER_ROW)
         # weight gradients may be summed in another order
-        cases.check_close(first, want, dtype, tolerance=2 * cases.TOLERANCE[dtype])
+        cases.check_close(first, want, dtype, tolerance=2 * cases.tolerance_of(dtype, isa))
         check_same_bits(run(cell, arguments, gradients, isa, threads), first)
 
 

@@ -59,7 +59,10 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
       if (p.cell == Cell::kLstm) b.c = take({blocks.units, 2, group.rows(), v});
     }
     if (p.cell == Cell::kGruResetBefore) b.reset_h = take({blocks.units, group.rows(), v});
-    b.dropped_h = take({2, p.recurrent_dropout_gates, blocks.units, group.rows(), v});
+    // Kernels with bfloat16 products read a rounded copy of h, without dropout too.
+    const int64_t copies =
+        std::max<int64_t>(p.recurrent_dropout_gates, p.dtype == DType::kBFloat16 ? 1 : 0);
+    b.dropped_h = take({2, copies, blocks.units, group.rows(), v});
     groups.push_back(b);
   }
   elements = memory.total();

@@ -52,7 +52,7 @@ struct ForwardLayout {
     Buffer projection;        // [u][R][G][V] inputs @ kernel
     Buffer h, c;              // [u][2*rows][V] states of two steps; in training they are reserve
     Buffer reset_h;           // [u][rows][V] r * h, reset before only
-    Buffer dropped_h;         // [2][D][u][rows][V] h * recurrent_dropout
+    Buffer dropped_h;         // [2][D][u][rows][V] h * recurrent_dropout, or a rounded copy
   };
 
   Buffer kernel;            // [u][I][G][V], or [G][u][I][V] where each gate has its dropout mask

@@ -30,7 +30,7 @@ struct Plan::State {
 
   State(const Problem& p, const Options& options)
       : problem(p), kernel(choose_kernel(p, options.isa.c_str())) {
-    vector = static_cast<int>(kernel.table->vector_bytes / real_bytes(p));
+    vector = static_cast<int>(kernel.vector_bytes / real_bytes(p));
     if (options.threads < 0) {
       throw InvalidArgument("threads is " + std::to_string(options.threads) +
                             ", needed: a positive number, or 0 for the default");
@@ -145,7 +145,7 @@ void Plan::forward(const ForwardResults& results) const {
     std::memcpy(results.reserve, &header, sizeof(header));
     job.reserve = static_cast<char*>(results.reserve) + kReserveHeaderBytes;
   }
-  s.run(s.kernel.row->forward, job, layout.elements);
+  s.run(s.kernel.forward, job, layout.elements);
 }
 
 void Plan::backward(const BackwardArrays& arrays) const {
@@ -157,7 +157,7 @@ void Plan::backward(const BackwardArrays& arrays) const {
   job.reserve_layout = &reserve;
   job.backward_layout = &layout;
   job.reserve = static_cast<char*>(const_cast<void*>(arrays.reserve)) + kReserveHeaderBytes;
-  s.run(s.kernel.row->backward, job, layout.elements);
+  s.run(s.kernel.backward, job, layout.elements);
 }
 
 std::vector<KernelName> kernels() {
@@ -166,7 +166,7 @@ std::vector<KernelName> kernels() {
   const int count = supported_isas(&tables);
   for (int i = 0; i < count; ++i) {
     for (const KernelTable* table : {tables[i].float_table, tables[i].double_table}) {
-      for (int r = 0; r < table->count; ++r) {
+      for (int r = 0; table != nullptr && r < table->count; ++r) {
         names.push_back({name_of(table->rows[r].cell), name_of(table->rows[r].dtype),
                          tables[i].isa});
       }

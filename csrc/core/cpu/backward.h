@@ -233,7 +233,7 @@ struct Backward : Worker<Storage> {
   // Operands of the weight gradients that forward did not keep in this form.
   void gather(int part, Range units, int64_t begin, int64_t end) const {
     this->gather_inputs(part, group.offset[begin], group.offset[end], capacity,
-                        this->at(buffers.inputs));
+                        this->operands_at(buffers.inputs));
     if (p.recurrent_dropout_gates == 0) return;
     for (int64_t u = units.begin; u < units.end; ++u) {
       for (int64_t s = begin; s < end; ++s) {

@@ -15,6 +15,7 @@ constexpr IsaTables kAll[] = {
 #if defined(__x86_64__)
     {"avx2", &kernels_avx2_float, &kernels_avx2_double},
     {"avx512", &kernels_avx512_float, &kernels_avx512_double},
+    {"avx512bf16", &kernels_avx512bf16_float, nullptr},
 #endif
 };
 
@@ -29,7 +30,7 @@ int count_supported() {
       !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) {
     return 2;
   }
-  return 3;
+  return __builtin_cpu_supports("avx512bf16") ? 4 : 3;
 #else
   return 1;
 #endif
@@ -65,12 +66,19 @@ const IsaTables& choose_isa(const char* name) {
 }
 
 Choice choose_kernel(const Problem& problem, const char* isa) {
-  const IsaTables& tables = choose_isa(isa);
-  const KernelTable* table =
-      problem.dtype == DType::kFloat64 ? tables.double_table : tables.float_table;
-  for (int i = 0; i < table->count; ++i) {
-    const KernelRow& row = table->rows[i];
-    if (row.cell == problem.cell && row.dtype == problem.dtype) return {table, &row};
+  Choice choice{0, nullptr, nullptr};
+  for (const IsaTables* tables = &choose_isa(isa); tables >= kAll; --tables) {
+    const KernelTable* table =
+        problem.dtype == DType::kFloat64 ? tables->double_table : tables->float_table;
+    for (int i = 0; table != nullptr && i < table->count; ++i) {
+      const KernelRow& row = table->rows[i];
+      if (row.cell != problem.cell || row.dtype != problem.dtype) continue;
+      // A set without a kernel of its own has the vectors of the one below it.
+      choice.vector_bytes = table->vector_bytes;
+      if (choice.forward == nullptr) choice.forward = row.forward;
+      if (choice.backward == nullptr) choice.backward = row.backward;
+    }
+    if (choice.forward != nullptr && choice.backward != nullptr) return choice;
   }
   throw InvalidArgument(std::string("no kernel for cell '") + name_of(problem.cell) +
                         "' in " + name_of(problem.dtype));

@@ -10,12 +10,13 @@ extern const KernelTable kernels_generic_float, kernels_generic_double;
 #if defined(__x86_64__)
 extern const KernelTable kernels_avx2_float, kernels_avx2_double;
 extern const KernelTable kernels_avx512_float, kernels_avx512_double;
+extern const KernelTable kernels_avx512bf16_float;
 #endif
 
 struct IsaTables {
   const char* isa;
   const KernelTable* float_table;
-  const KernelTable* double_table;
+  const KernelTable* double_table;  // may be null
 };
 
 // The instruction sets this machine has, worst first.
@@ -25,10 +26,11 @@ int supported_isas(const IsaTables** tables);
 // Throws InvalidArgument for a name that does not exist or that this machine lacks.
 const IsaTables& choose_isa(const char* name);
 
-// The row for a cell and dtype, and its table.
+// The kernels for a cell and dtype: of the instruction set chosen, or where that has none, of the
+// best one below.
 struct Choice {
-  const KernelTable* table;
-  const KernelRow* row;
+  int vector_bytes;
+  Kernel forward, backward;
 };
 Choice choose_kernel(const Problem& problem, const char* isa);
 

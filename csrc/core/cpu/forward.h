@@ -60,7 +60,7 @@ struct Forward : Worker<Storage> {
       this->each_part([&](int part) {
         if (begin == 0) start_states(units_of(part));
         this->gather_inputs(part, start, group.offset[end], buffers.capacity,
-                            this->at(buffers.inputs));
+                            this->operands_at(buffers.inputs));
       });
       for (int64_t s = begin; s < end; ++s) {
         this->each_part([&](int part) {
@@ -92,19 +92,19 @@ struct Forward : Worker<Storage> {
   void pack_weights(int share) const {
     const Range mine = share_of(unit_blocks, share, job.threads());
     const int64_t gate = unit_blocks * kVector;  // times k: one gate's panels
-    Real* kernel = this->at(layout.kernel);
+    Operand* kernel = this->operands_at(layout.kernel);
     if (each_input_gate) {
       for (int g = 0; g < G; ++g) {
-        this->pack(p.kernel, p.features, G, g, 1, mine, kernel + g * gate * p.features);
+        this->pack(p.kernel, p.features, G, g, 1, mine, kernel + g * gate * whole_pairs(p.features));
       }
     } else {
       this->pack(p.kernel, p.features, G, 0, G, mine, kernel);
     }
-    Real* recurrent = this->at(layout.recurrent_kernel);
+    Operand* recurrent = this->operands_at(layout.recurrent_kernel);
     const int together = each_recurrent_gate ? 1 : kTogether;
     for (int g = 0; g < G; g += g < kTogether ? together : 1) {
       this->pack(p.recurrent_kernel, p.units, G, g, g < kTogether ? together : 1, mine,
-                 recurrent + g * gate * p.units);
+                 recurrent + g * gate * whole_pairs(p.units));
     }
     for (int64_t u = mine.begin; u < mine.end; ++u) {
       for (int g = 0; g < G; ++g) store(this->at(layout.bias) + (u * G + g) * kVector, bias(u, g));
@@ -141,22 +141,30 @@ struct Forward : Worker<Storage> {
     store(base + u * state_block + i * kVector, v);
   }
 
-  // h times its dropout masks, the operand of step s's products; two steps alternate.
+  // The operands of step s's products where h itself is none: h times its dropout masks, or a
+  // rounded copy. Two steps alternate. Past the last unit they are zero.
+  bool copies_h() const { return kPair > 1 || p.recurrent_dropout_gates > 0; }
+
   MR_INLINE void put_dropped(int64_t s, int64_t u, int64_t i, V h) const {
+    if (kPair > 1 && p.recurrent_dropout_gates == 0) {
+      store(dropped(s, 0) + (u * rows + i) * kVector, keep_first(h, this->unit_count(u)));
+    }
     for (int64_t d = 0; d < p.recurrent_dropout_gates; ++d) {
       store(dropped(s, d) + (u * rows + i) * kVector,
-            h * this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units));
+            keep_first(h * this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units),
+                       kPair > 1 ? this->unit_count(u) : kVector));
     }
   }
-  Real* dropped(int64_t s, int64_t d) const {
-    return this->at(buffers.dropped_h) +
-           ((s & 1) * p.recurrent_dropout_gates + d) * unit_blocks * rows * kVector;
+  Operand* dropped(int64_t s, int64_t d) const {
+    const int64_t copies = p.recurrent_dropout_gates > 0 ? p.recurrent_dropout_gates : 1;
+    return this->operands_at(buffers.dropped_h) +
+           ((s & 1) * copies + d) * unit_blocks * rows * kVector;
   }
 
   // projection[u][row][g] = inputs[row] @ kernel for some units.
   void project(Range units, int64_t n) const {
     const int64_t capacity = buffers.capacity;
-    Real* x = this->at(buffers.inputs);
+    const Operand* x = this->operands_at(buffers.inputs);
     Real* to = this->at(buffers.projection);
     Operands o;
     o.a_block = capacity * kVector;
@@ -171,7 +179,8 @@ struct Forward : Worker<Storage> {
         for (int64_t u = units.begin; u < units.end; ++u) {
           for_tiles<most_rows(1)>(n, [&](int64_t i, int m) {
             o.a = x + (g * this->feature_blocks * capacity + i) * kVector;
-            o.b = this->at(layout.kernel) + (g * unit_blocks + u) * p.features * kVector;
+            o.b = this->operands_at(layout.kernel) +
+                  (g * unit_blocks + u) * whole_pairs(p.features) * kVector;
             o.c = to + ((u * capacity + i) * G + g) * kVector;
             run_tile<1, kVector, 1, kVector>(m, 1, o);
           });
@@ -179,14 +188,14 @@ struct Forward : Worker<Storage> {
       }
       return;
     }
-    o.b_panel = p.features * G * kVector;
+    o.b_panel = whole_pairs(p.features) * G * kVector;
     o.c_panel = capacity * G * kVector;
     const int wide = n <= 2 ? panels_at_once(static_cast<int>(n), G) : 1;
     for (int64_t u = units.begin; u < units.end;) {
       const int panels = u + wide <= units.end ? wide : 1;
       for_tiles<most_rows(G)>(n, [&](int64_t i, int m) {
         o.a = x + i * kVector;
-        o.b = this->at(layout.kernel) + u * o.b_panel;
+        o.b = this->operands_at(layout.kernel) + u * o.b_panel;
         o.c = to + (u * capacity + i) * G * kVector;
         run_tile<G, kVector, 1, G * kVector>(m, panels, o);
       });
@@ -205,15 +214,16 @@ struct Forward : Worker<Storage> {
     o.c_panel = m * G * kVector;
     o.k = p.units;
     o.accumulate = false;
-    const Real* weights = this->at(layout.recurrent_kernel) +
-                          first * unit_blocks * p.units * kVector;
+    const int64_t depth = whole_pairs(p.units);
+    const Operand* weights =
+        this->operands_at(layout.recurrent_kernel) + first * unit_blocks * depth * kVector;
     const bool reset_operand = CellT::kResetBefore && first == 2;
     if (each_recurrent_gate && !reset_operand) {
       o.a_block = rows * kVector;
       for (int w = 0; w < panels; ++w) {
         for (int g = 0; g < kCount; ++g) {
           o.a = dropped(s, first + g) + i * kVector;
-          o.b = weights + (g * unit_blocks + u + w) * p.units * kVector;
+          o.b = weights + (g * unit_blocks + u + w) * depth * kVector;
           o.c = c + w * o.c_panel + g * kVector;
           run_tile<1, kVector, 1, kVector>(m, 1, o);
         }
@@ -221,16 +231,17 @@ struct Forward : Worker<Storage> {
       return;
     }
     if (reset_operand) {
-      o.a = this->at(buffers.reset_h) + i * kVector;
+      o.a = this->operands_at(buffers.reset_h) + i * kVector;
       o.a_block = rows * kVector;
-    } else if (p.recurrent_dropout_gates > 0) {
+    } else if (copies_h()) {
       o.a = dropped(s, 0) + i * kVector;
       o.a_block = rows * kVector;
     } else {
-      o.a = h_base + state_offset(s) + i * kVector;
+      // Not reached where operands are no Reals.
+      o.a = reinterpret_cast<const Operand*>(h_base + state_offset(s) + i * kVector);
       o.a_block = state_block;
     }
-    o.b_panel = p.units * kCount * kVector;
+    o.b_panel = depth * kCount * kVector;
     o.b = weights + u * o.b_panel;
     o.c = c;
     run_tile<kCount, kVector, 1, kCount * kVector>(m, panels, o);
@@ -315,7 +326,7 @@ struct Forward : Worker<Storage> {
       Real* projection = projection_of(u, chunk_row + first);
       const Real* bias = this->at(layout.bias) + u * G * kVector;
       const Real* h = h_base + u * state_block + state_offset(s);
-      Real* reset = this->at(buffers.reset_h) + u * rows * kVector;
+      Operand* reset = this->operands_at(buffers.reset_h) + u * rows * kVector;
       for (int k = 0; k < m; ++k, projection += G * kVector, product += G * kVector) {
         const int64_t i = first + k;
         V x[2], r[2], saved[2];
@@ -329,7 +340,7 @@ struct Forward : Worker<Storage> {
                                             group.row[i], u, p.units);
         }
         store(projection, saved[0]);
-        store(reset + i * kVector, reset_h);
+        store(reset + i * kVector, keep_first(reset_h, kPair > 1 ? this->unit_count(u) : kVector));
         if (training) {
           Real* to = saved_of(u, group.offset[s] + i);
           store(to, saved[0]);
@@ -370,7 +381,7 @@ struct Forward : Worker<Storage> {
       const int64_t next = u * state_block + state_offset(s + 1) + i * kVector;
       store(h_base + next, h);
       if (CellT::kState) store(c_base + next, c);
-      if (p.recurrent_dropout_gates > 0) put_dropped(s + 1, u, i, h);
+      if (copies_h()) put_dropped(s + 1, u, i, h);
     } else {
       const int64_t to = b * p.units + u * kVector;
       store_first(this->out(job.results.state_h) + to, h, n);

@@ -45,6 +45,7 @@ struct Worker {
   const int64_t rows, unit_blocks, feature_blocks;
 
   Real* at(Buffer buffer) const { return reinterpret_cast<Real*>(job.workspace) + buffer.offset; }
+  Operand* operands_at(Buffer buffer) const { return reinterpret_cast<Operand*>(at(buffer)); }
   Real* reserve_at(Buffer buffer) const {
     return reinterpret_cast<Real*>(job.reserve) + buffer.offset;
   }
@@ -65,7 +66,8 @@ struct Worker {
 
   // [D or 1][i][capacity][V]: the inputs of packed indices begin.. end, this part's share of the
   // rows, each multiplied with its dropout masks.
-  void gather_inputs(int part, int64_t begin, int64_t end, int64_t capacity, Real* to) const {
+  void gather_inputs(int part, int64_t begin, int64_t end, int64_t capacity,
+                     Operand* to) const {
     const Range mine = share_of(end - begin, part, parts);
     const int64_t masks = p.input_dropout_gates;
     for (int64_t r = mine.begin; r < mine.end; ++r) {
@@ -73,7 +75,7 @@ struct Worker {
       const Storage* from = in(p.inputs) + source * p.features;
       for (int64_t f = 0; f < feature_blocks; ++f) {
         const V x = load_first(from + f * kVector, first_of(p.features, f));
-        Real* block = to + (f * capacity + r) * kVector;
+        Operand* block = to + (f * capacity + r) * kVector;
         if (masks == 0) store(block, x);
         for (int64_t d = 0; d < masks; ++d) {
           store(block + d * feature_blocks * capacity * kVector,
@@ -90,17 +92,25 @@ struct Worker {
   }
 
   // Weights [k][G*H] to panels of unit blocks u: gates first..last of a step side by side,
-  // [u][k][gates][V].
+  // [u][k][gates][V]; where operands go in pairs, the two of a pair lie side by side.
   void pack(const void* weights, int64_t k, int gates, int first, int count, Range units,
-            Real* to) const {
+            Operand* to) const {
     const int64_t width = gates * p.units;
     for (int64_t u = units.begin; u < units.end; ++u) {
       const int n = unit_count(u);
       const Storage* from = in(weights) + first * p.units + u * kVector;
-      Real* panel = to + u * k * count * kVector;
-      for (int64_t i = 0; i < k; ++i, from += width) {
-        for (int g = 0; g < count; ++g, panel += kVector) {
-          store(panel, load_first(from + g * p.units, n));
+      Operand* panel = to + u * whole_pairs(k) * count * kVector;
+      for (int64_t i = 0; i < k; i += kPair, from += kPair * width) {
+        for (int g = 0; g < count; ++g, panel += kPair * kVector) {
+          const V first_of_pair = load_first(from + g * p.units, n);
+          if constexpr (kPair == 1) {
+            store(panel, first_of_pair);
+          } else {
+            Operand pair[2][kVector];
+            store(pair[0], first_of_pair);
+            store(pair[1], i + 1 < k ? load_first(from + width + g * p.units, n) : zeros());
+            for (int l = 0; l < 2 * kVector; ++l) panel[l] = pair[l % 2][l / 2];
+          }
         }
       }
     }

@@ -1,6 +1,6 @@
 // The CPU kernels of one instruction set and compute type. Compiled once for each, with that
 // set's flags and
-//   MASKED_RNN_ISA             generic, avx2, avx512 (a name)
+//   MASKED_RNN_ISA             generic, avx2, avx512, avx512bf16 (a name)
 //   MASKED_RNN_REAL            float or double
 //   MASKED_RNN_REAL_IS_DOUBLE  0 or 1
 // Everything but the table is internal to the object, see simd.h.
@@ -9,7 +9,9 @@
 //
 #include "math.h"
 //
+#if !defined(__AVX512BF16__)
 #include "backward.h"
+#endif
 #include "dispatch.h"
 #include "forward.h"
 
@@ -29,11 +31,21 @@ void run_pass(const Job& job, int thread) {
 
 template <class CellT, class Storage>
 constexpr KernelRow row() {
-  return {CellT::kCell, StorageOf<Storage>::dtype, run_pass<Forward, CellT, Storage>,
-          run_pass<Backward, CellT, Storage>};
+#if defined(__AVX512BF16__)
+  constexpr Kernel backward = nullptr;  // in float, from the set below
+#else
+  constexpr Kernel backward = run_pass<Backward, CellT, Storage>;
+#endif
+  return {CellT::kCell, StorageOf<Storage>::dtype, run_pass<Forward, CellT, Storage>, backward};
 }
 
 constexpr KernelRow kRows[] = {
+#if defined(__AVX512BF16__)
+    row<Gru, BFloat16>(),
+    row<GruResetBefore, BFloat16>(),
+    row<Lstm, BFloat16>(),
+    row<SimpleRnn, BFloat16>(),
+#else
     row<Gru, Real>(),
     row<GruResetBefore, Real>(),
     row<Lstm, Real>(),
@@ -47,6 +59,7 @@ constexpr KernelRow kRows[] = {
     row<GruResetBefore, Float16>(),
     row<Lstm, Float16>(),
     row<SimpleRnn, Float16>(),
+#endif
 #endif
 };
 

@@ -175,6 +175,39 @@ MR_INLINE void store_first(Real* p, V v, int n) {
 }
 #endif
 
+// The operands of a product. A machine with bfloat16 products multiplies pairs of bfloat16 values
+// and adds both to a float: twice the speed of float. Elsewhere operands are of the compute type.
+#if defined(__AVX512BF16__)
+using Operand = BFloat16;
+constexpr int kPair = 2;  // consecutive k that one multiply-add takes
+using OperandVector = __m512bh;
+
+MR_INLINE OperandVector load_operands(const Operand* p) {
+  OperandVector v;
+  memcpy(&v, p, sizeof(v));
+  return v;
+}
+MR_INLINE OperandVector splat_operand(const Operand* p) {
+  int32_t pair;
+  memcpy(&pair, p, sizeof(pair));
+  return (OperandVector)_mm512_set1_epi32(pair);
+}
+MR_INLINE V multiply_add(OperandVector a, OperandVector b, V c) {
+  return (V)_mm512_dpbf16_ps((__m512)c, a, b);
+}
+#else
+using Operand = Real;
+constexpr int kPair = 1;
+using OperandVector = V;
+
+MR_INLINE OperandVector load_operands(const Operand* p) { return load(p); }
+MR_INLINE OperandVector splat_operand(const Operand* p) { return splat(*p); }
+MR_INLINE V multiply_add(V a, V b, V c) { return fma_of(a, b, c); }
+#endif
+
+// k rounded up to whole pairs.
+MR_INLINE int64_t whole_pairs(int64_t k) { return (k + kPair - 1) / kPair * kPair; }
+
 // v with zeros from element n on.
 MR_INLINE V keep_first(V v, int n) {
   if (n >= kVector) return v;

@@ -30,12 +30,12 @@ constexpr int panels_at_once(int rows, int vectors) {
   return panels < 1 ? 1 : panels > 4 ? 4 : panels;
 }
 
-// The operands of a product. Strides are in elements.
+// What a product reads and writes. Strides are in elements.
 struct Operands {
-  const Real* a;
+  const Operand* a;
   int64_t a_block;  // to the next block of `block` values of k
   int64_t block;
-  const Real* b;
+  const Operand* b;
   int64_t b_panel;  // to the next panel
   Real* c;
   int64_t c_row, c_vector, c_panel;
@@ -43,7 +43,8 @@ struct Operands {
   bool accumulate;  // add the sum to c (not c into the sum) instead of overwriting it
 };
 
-// a[i][k] lies at i * kRowStride + k * kStep within a block, b[k][j] at k * kStepB + j * kVector.
+// a[i][k] lies at i * kRowStride + k * kStep within a block, b[k][j] at k * kStepB + j * kVector;
+// where operands go in pairs, b holds both of a pair side by side.
 template <int M, int Vectors, int Panels, int kRowStride, int kStep, int kStepB>
 __attribute__((noinline)) void tile(const Operands& o) {
   V sum[M][Panels][Vectors];
@@ -55,25 +56,29 @@ __attribute__((noinline)) void tile(const Operands& o) {
       for (int j = 0; j < Vectors; ++j) sum[i][p][j] = zeros();
     }
   }
-  const Real* b = o.b;
-  const Real* a_block = o.a;
+  const Operand* b = o.b;
+  const Operand* a_block = o.a;
   for (int64_t left = o.k; left > 0; left -= o.block, a_block += o.a_block) {
-    const Real* a = a_block;
+    const Operand* a = a_block;
     const int64_t n = left < o.block ? left : o.block;
-    for (int64_t k = 0; k < n; ++k, a += kStep, b += kStepB) {
-      V row[Panels][Vectors];
+    for (int64_t k = 0; k < n; k += kPair, a += kStep * kPair, b += kStepB * kPair) {
+      OperandVector row[Panels][Vectors];
       MR_UNROLL
       for (int p = 0; p < Panels; ++p) {
         MR_UNROLL
-        for (int j = 0; j < Vectors; ++j) row[p][j] = load(b + p * o.b_panel + j * kVector);
+        for (int j = 0; j < Vectors; ++j) {
+          row[p][j] = load_operands(b + p * o.b_panel + j * kVector * kPair);
+        }
       }
       MR_UNROLL
       for (int i = 0; i < M; ++i) {
-        const V x = splat(a[i * kRowStride]);
+        const OperandVector x = splat_operand(a + i * kRowStride);
         MR_UNROLL
         for (int p = 0; p < Panels; ++p) {
           MR_UNROLL
-          for (int j = 0; j < Vectors; ++j) sum[i][p][j] = fma_of(x, row[p][j], sum[i][p][j]);
+          for (int j = 0; j < Vectors; ++j) {
+            sum[i][p][j] = multiply_add(x, row[p][j], sum[i][p][j]);
+          }
         }
       }
     }
