@@ -67,16 +67,19 @@ def make_arrays(
 
 
 def keras_layer(cell, arrays, implementation, return_sequences, **options):
-    kind = keras.layers.LSTM if cell == "lstm" else keras.layers.GRU
-    if cell != "lstm":
-        options["reset_after"] = cell == "gru"
+    if cell == "simple_rnn":
+        kind = keras.layers.SimpleRNN
+        options.pop("recurrent_activation", None)
+    else:
+        kind = keras.layers.LSTM if cell == "lstm" else keras.layers.GRU
+        options.update(implementation=implementation, use_cudnn=False)
+        if cell != "lstm":
+            options["reset_after"] = cell == "gru"
     layer = kind(
         UNITS,
         use_bias=arrays["bias"] is not None,
         return_sequences=return_sequences,
         return_state=True,
-        implementation=implementation,
-        use_cudnn=False,
         dtype="float64",
         **options,
     )
@@ -89,17 +92,18 @@ def keras_layer(cell, arrays, implementation, return_sequences, **options):
 def set_dropout(layer, arrays, gates):
     """Puts the dropout factors where the cell keeps the ones that it has drawn."""
 
-    def per_gate(factors):
-        return [tf.constant(f) for f in np.broadcast_to(factors, (gates, *factors.shape[1:]))]
+    count = getattr(layer.cell, "dropout_mask_count", None)  # None: one mask for all gates
+
+    def drawn(factors):
+        masks = [tf.constant(f) for f in np.broadcast_to(factors, (gates, *factors.shape[1:]))]
+        return masks if count else masks[0]
 
     if "input_dropout" in arrays:
         layer.cell.dropout = 0.5
-        layer.cell._dropout_mask = per_gate(arrays["input_dropout"])
-        if layer.cell.implementation == 2:  # this path takes one mask for all gates
-            layer.cell._dropout_mask = layer.cell._dropout_mask[0]
+        layer.cell._dropout_mask = drawn(arrays["input_dropout"])
     if "recurrent_dropout" in arrays:
         layer.cell.recurrent_dropout = 0.5
-        layer.cell._recurrent_dropout_mask = per_gate(arrays["recurrent_dropout"])
+        layer.cell._recurrent_dropout_mask = drawn(arrays["recurrent_dropout"])
 
 
 def close(name, got, want, tolerance):
