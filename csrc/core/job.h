@@ -42,6 +42,8 @@ struct KernelRow {
 struct KernelTable {
   const char* isa;
   int vector_bytes;
+  // As many multiply-adds as `count` says, in registers: what the machine can do at best.
+  void (*multiply_adds)(int64_t count);
   const KernelRow* rows;
   int count;
 };

@@ -28,6 +28,8 @@ Enum lookup(const char* const (&names)[N], std::string_view argument, std::strin
 
 Cell cell_from_name(std::string_view name) { return lookup<Cell>(kCellNames, "cell", name); }
 
+DType dtype_from_name(std::string_view name) { return lookup<DType>(kDTypeNames, "dtype", name); }
+
 Activation activation_from_name(std::string_view argument, std::string_view name) {
   return lookup<Activation>(kActivationNames, argument, name);
 }

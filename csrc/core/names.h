@@ -10,6 +10,7 @@
 namespace masked_rnn {
 
 MASKED_RNN_API Cell cell_from_name(std::string_view name);              // throws InvalidArgument
+MASKED_RNN_API DType dtype_from_name(std::string_view name);
 MASKED_RNN_API Activation activation_from_name(std::string_view argument, std::string_view name);
 MASKED_RNN_API const char* name_of(Cell cell);
 MASKED_RNN_API const char* name_of(DType dtype);

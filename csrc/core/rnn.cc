@@ -1,8 +1,11 @@
 #include "rnn.h"
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
 #include <cstring>
+#include <numeric>
+#include <thread>
 
 #include "check.h"
 #include "cpu/dispatch.h"
@@ -173,6 +176,28 @@ std::vector<KernelName> kernels() {
     }
   }
   return names;
+}
+
+double fma_peak(DType dtype, int threads, const std::string& isa) {
+  Problem problem;
+  problem.dtype = dtype;
+  const Choice choice = choose_kernel(problem, isa.c_str());
+  std::vector<double> flops(threads > 0 ? threads : default_threads());
+  std::vector<std::thread> workers;
+  for (double& rate : flops) {
+    workers.emplace_back([&rate, &choice] {
+      using Clock = std::chrono::steady_clock;
+      constexpr int64_t kCount = 10'000'000;
+      for (int i = 0; i < 10; ++i) {  // the best of ten: clocks rise, and others use the machine
+        const auto start = Clock::now();
+        choice.multiply_adds(kCount);
+        const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+        rate = std::max(rate, 2.0 * kCount / seconds);
+      }
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+  return std::accumulate(flops.begin(), flops.end(), 0.0);
 }
 
 std::string chosen_isa() { return choose_isa("").isa; }

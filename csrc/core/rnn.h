@@ -43,6 +43,9 @@ struct KernelName {
 
 // Every kernel this machine can run.
 MASKED_RNN_API std::vector<KernelName> kernels();
+// Multiply-adds per second, times two, that `threads` threads reach in registers with a kernel's
+// instructions, measured for some 0.1 s. Benchmarks report fractions of it.
+MASKED_RNN_API double fma_peak(DType dtype, int threads, const std::string& isa);
 // The instruction set that is used where none is asked for.
 MASKED_RNN_API std::string chosen_isa();
 

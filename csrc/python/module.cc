@@ -225,6 +225,14 @@ PYBIND11_MODULE(_core, m) {
   m.def("kernels", &kernel_list, "Every kernel this machine can run: cell, dtype, isa.");
   m.def("activations", &activation_names, "Names of the activations that the kernels know.");
   m.def("isa", &chosen_isa, "The instruction set in use.");
+  m.def(
+      "fma_peak",
+      [](int threads, const std::string& dtype, const std::string& isa) {
+        py::gil_scoped_release release;
+        return fma_peak(dtype_from_name(dtype), threads, isa);
+      },
+      py::arg("threads") = 0, py::arg("dtype") = "float32", py::arg("isa") = "",
+      "FLOP/s of multiply-adds in registers, measured for some 0.1 s.");
   m.def("threads", &pool_size, "Threads that a call may use.");
 }
 

@@ -66,7 +66,7 @@ const IsaTables& choose_isa(const char* name) {
 }
 
 Choice choose_kernel(const Problem& problem, const char* isa) {
-  Choice choice{0, nullptr, nullptr};
+  Choice choice{0, nullptr, nullptr, nullptr};
   for (const IsaTables* tables = &choose_isa(isa); tables >= kAll; --tables) {
     const KernelTable* table =
         problem.dtype == DType::kFloat64 ? tables->double_table : tables->float_table;
@@ -75,7 +75,10 @@ Choice choose_kernel(const Problem& problem, const char* isa) {
       if (row.cell != problem.cell || row.dtype != problem.dtype) continue;
       // A set without a kernel of its own has the vectors of the one below it.
       choice.vector_bytes = table->vector_bytes;
-      if (choice.forward == nullptr) choice.forward = row.forward;
+      if (choice.forward == nullptr) {
+        choice.forward = row.forward;
+        choice.multiply_adds = table->multiply_adds;
+      }
       if (choice.backward == nullptr) choice.backward = row.backward;
     }
     if (choice.forward != nullptr && choice.backward != nullptr) return choice;

@@ -31,6 +31,7 @@ const IsaTables& choose_isa(const char* name);
 struct Choice {
   int vector_bytes;
   Kernel forward, backward;
+  void (*multiply_adds)(int64_t count);  // with forward's instructions
 };
 Choice choose_kernel(const Problem& problem, const char* isa);
 

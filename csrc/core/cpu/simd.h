@@ -18,6 +18,13 @@
 
 #define MR_INLINE inline __attribute__((always_inline))
 #define MR_UNROLL _Pragma("GCC unroll 16")
+#if defined(__AVX512F__)  // asm constraint of a vector register
+#define MR_REGISTER "v"
+#elif defined(__aarch64__)
+#define MR_REGISTER "w"
+#else
+#define MR_REGISTER "x"
+#endif
 
 namespace masked_rnn {
 namespace {
