@@ -7,12 +7,13 @@ PIP = $(VENV)/bin/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt README.md masked_rnn/py.typed \
            $(shell find csrc -type f) $(shell find masked_rnn -name '*.py')
 
-.PHONY: help demo test build clean tools
+.PHONY: help demo test bench build clean tools
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo    train on real recordings, with keras.layers.GRU and with masked_rnn.GRU'
 	@echo 'make test    run the tests'
+	@echo 'make bench   time it beside Keras, PyTorch, ONNX Runtime and OpenVINO (about 20 minutes)'
 	@echo 'make build   compile the libraries into masked_rnn/, for work on this folder'
 	@echo 'make clean   remove .venv and everything built'
 
@@ -22,6 +23,13 @@ demo: $(VENV)/installed-demo
 
 test: $(VENV)/installed-test
 	@$(VENV)/bin/pytest
+
+# The folder is reached through a link in .venv, for the same reason. BENCH adds options:
+# make bench BENCH='--suite latency masks'
+bench: $(VENV)/installed-bench
+	@ln -sfn '$(CURDIR)/benchmarks' $(VENV)/benchmarks
+	@cd $(VENV) && bin/python -m benchmarks --json '$(CURDIR)/build/benchmarks/results.json' \
+	      --pictures '$(CURDIR)/build/benchmarks' $(BENCH)
 
 build: $(VENV)/installed-cmake
 	@PATH="$(abspath $(VENV))/bin:$$PATH" && \
@@ -34,7 +42,8 @@ clean:
 	find masked_rnn tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The empty file says that the package as it is now, with this extra, is installed.
-$(VENV)/installed-demo $(VENV)/installed-test: $(VENV)/installed-%: $(SOURCES) | $(VENV)/bin/pip
+INSTALLED := $(addprefix $(VENV)/installed-,demo test bench)
+$(INSTALLED): $(VENV)/installed-%: $(SOURCES) | $(VENV)/bin/pip
 	$(PIP) install '.[cpu,$*]'
 	@touch $@
 

@@ -39,7 +39,7 @@ class CMakeBuild(build_ext):
         except ImportError:
             demand(False, "there is no pybind11", "pip install pybind11")
 
-        tree = Path(self.build_temp).resolve()
+        tree = ROOT / "build" / sys.implementation.cache_tag  # of `pip install .` and of `-e .`
         # This folder too: a Python started here imports the package from here, installed or not.
         prefixes = {ROOT} if self.inplace else {Path(self.build_lib).resolve(), ROOT}
         # The objects of an earlier build are good; the cache names the isolated environment that
