@@ -2,9 +2,24 @@
 
     python -m benchmarks                        about 10 minutes: the seven cases of suite `table`
     python -m benchmarks --quick                about 1 minute
-    python -m benchmarks --suite masks growth   other questions; --help lists the suites
+    python -m benchmarks --suite masks growth   other questions
     python -m benchmarks --cell gru --sizes 32,128,64,128 --mask left holes --pass training
     make bench                                  the same in .venv, with pictures
+
+Suites:
+
+    table             seven GRU and LSTM cases, half masked and dense, forward and training
+    latency           one row: NumPy beside ONNX Runtime, the layer beside an empty Keras layer
+    masks             padding on the left and holes beside padding on the right
+    odd_sizes         H 128, 129, 151, 160
+    bfloat16          the mixed_bfloat16 policy beside float32
+    growth            over T, B, H and the share of real steps, for every kind of mask
+    bucketing         shuffled batches beside the same sequences in batches of one length
+    at_once           two calls at once beside one after the other
+    invariance        batches of few rows, whose numbers must not depend on each other
+    oversubscription  with twice as many busy processes as threads
+    memory            of a training step, and what is kept for the gradient
+    accuracy          of weight gradients that are sums over 64,000 steps
 
 Peers, each one function in peers.py: Keras, PyTorch (packed and padded), ONNX Runtime, OpenVINO.
 They are optional (the extra `bench` brings them); what is not installed, or cannot do a case, is

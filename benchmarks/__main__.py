@@ -2,51 +2,69 @@
 
 import argparse
 import importlib.util
+import itertools
 import json
 import sys
 import time
 from pathlib import Path
 
-NEEDED = {"rich": "bench", "tensorflow": "cpu", "keras": "cpu"}
+import benchmarks
+
+NEEDED = ("rich", "tensorflow", "keras")
 
 
 def parser():
     """The options. Nothing but the standard library may be imported before `machine.confine`."""
     parse = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="masked_rnn beside its peers on this machine's CPU. "
-        "Without options: the suite `table`, about 10 minutes.",
-        epilog="Any option of a case makes cases of all combinations in place of a suite.",
+        usage="%(prog)s [options]",
+        description=benchmarks.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    case = parse.add_argument_group("cases")
-    case.add_argument("--cell", nargs="+", metavar="CELL",
-                      choices=("gru", "gru_reset_before", "lstm"))  # fmt: skip
-    case.add_argument("--sizes", nargs="+", type=_sizes, metavar="B,T,I,H",
-                      help="batch, time steps, features, units (default: 32,128,64,128)")  # fmt: skip
-    case.add_argument("--mask", nargs="+", choices=("dense", "right", "left", "holes"),
-                      help="the side of the padding, or holes (default: dense right)")  # fmt: skip
-    case.add_argument("--real", nargs="+", type=_share, metavar="SHARE",
-                      help="about this share of the steps is real (default: 0.5)")  # fmt: skip
-    case.add_argument("--dtype", nargs="+",
-                      choices=("float32", "float64", "bfloat16", "float16"),
-                      help="for the 16-bit ones the policy is mixed_... (default: float32)")  # fmt: skip
-    case.add_argument("--pass", nargs="+", choices=("forward", "training"), dest="passes",
-                      help="default: both")  # fmt: skip
+    case = parse.add_argument_group("cases of your own, all combinations, in place of a suite")
+    several = {"nargs": "+", "metavar": "X"}
+    cells = "gru", "gru_reset_before", "lstm"
+    case.add_argument("--cell", choices=cells, help=f"{_list(cells)} (default: gru)", **several)
+    case.add_argument(
+        "--sizes", type=_sizes, help="B,T,I,H, several of them (default: 32,128,64,128)", **several
+    )
+    masks = "dense", "right", "left", "holes"
+    case.add_argument(
+        "--mask", choices=masks, help=f"{_list(masks)} (default: dense right)", **several
+    )
+    case.add_argument(
+        "--real", type=_share, help="about this share of steps is real (default: 0.5)", **several
+    )
+    dtypes = "float32", "float64", "bfloat16", "float16"
+    case.add_argument(
+        "--dtype", choices=dtypes, help=f"{_list(dtypes)} (default: float32)", **several
+    )
+    passes = "forward", "training"
+    case.add_argument(
+        "--pass", choices=passes, dest="passes", help=f"{_list(passes)} (default: both)", **several
+    )
     how = parse.add_argument_group("what and how")
-    how.add_argument("--suite", nargs="+", metavar="NAME",
-                     help="all, or of: table latency masks odd_sizes bfloat16 growth bucketing "
-                     "at_once invariance oversubscription memory accuracy")  # fmt: skip
-    how.add_argument("--peers", nargs="*", metavar="NAME",
-                     help="of: keras keras_xla torch_packed torch_padded onnxruntime openvino "
-                     "(default: all but keras_xla)")  # fmt: skip
-    how.add_argument("--threads", type=_positive,
-                     help="for everything that is timed (default: 2, or all if there are fewer)")  # fmt: skip
-    how.add_argument("--rounds", type=_positive, help="default: 7, quick: 3")
-    how.add_argument("--quick", action="store_true", help="fewer rounds and cases: about 1 minute")
+    how.add_argument("--suite", help="see above; all for all (default: table)", **several)
+    how.add_argument(
+        "--peers",
+        nargs="*",
+        metavar="X",
+        help="keras, keras_xla, torch_packed, torch_padded, onnxruntime, openvino "
+        "(default: all but keras_xla)",
+    )
+    how.add_argument(
+        "--threads", type=_positive, metavar="N", help="of everything (default: 2, or 1 if alone)"
+    )
+    how.add_argument("--rounds", type=_positive, metavar="N", help="default: 7, with --quick 3")
+    how.add_argument("--quick", action="store_true", help="fewer rounds and cases")
     out = parse.add_argument_group("results")
     out.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
-    out.add_argument("--pictures", type=Path, metavar="FOLDER",
-                     help="draw pictures; adds the suite growth where no cases are given")  # fmt: skip
+    out.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="FOLDER",
+        help="draw pictures; adds the suite growth, unless there are cases of your own",
+    )
     return parse
 
 
@@ -57,10 +75,9 @@ def main():
     custom = any(option is not None for option in own)
     if custom and options.suite:
         parse.error("--suite has its own cases: leave the options of a case away")
-    needed = dict(NEEDED, **({"matplotlib": "bench"} if options.pictures else {}))
-    for name, extra in needed.items():
+    for name in (*NEEDED, *(["matplotlib"] if options.pictures else [])):
         if importlib.util.find_spec(name) is None:
-            parse.exit(1, f"This needs {name}: pip install 'masked_rnn[cpu,bench]' ({extra})\n")
+            parse.exit(1, f"This needs {name}: pip install 'masked_rnn[cpu,bench]'\n")
 
     from benchmarks import machine
 
@@ -96,11 +113,12 @@ def main():
     table.show(results, about, session.peak.name, threads)
     print(f"{time.perf_counter() - start:.0f} s, {session.rounds} rounds.")
     if about["load"] > 0.3:
-        print(f"At the start other processes kept {about['load']:.1f} CPUs busy: believe no number.")
+        load = f"{about['load']:.1f}"
+        print(f"At the start other processes kept {load} CPUs busy: believe no number.")
     if options.json:
         record = {"machine": about, "threads": threads, "rounds": session.rounds,
                   "peak": session.peak.name, "command": sys.argv[1:],
-                  "results": [r.as_json() for r in results]}  # fmt: skip
+                  "results": [r.as_json() for r in results]}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(record, indent=1, default=float) + "\n")
         print(f"All numbers: {options.json}")
@@ -127,8 +145,6 @@ def _chosen(parse, options, custom, known):
 
 def _cases(options):
     """All combinations; a dense case once, whatever the shares of real steps."""
-    import itertools
-
     from benchmarks.cases import PASSES, Case
 
     cases = [
@@ -157,6 +173,10 @@ def _progress():
             print(stamp + text, file=sys.stderr, flush=True)
 
     return say
+
+
+def _list(names):
+    return ", ".join(names)
 
 
 def _sizes(text):

@@ -5,7 +5,7 @@ import numpy as np
 # Largest difference allowed, relative to the largest magnitude in the array. Two right
 # implementations differ by the rounding of their summations, and in 16 bits by what each keeps in
 # float32: these are far above that, and far below what a swapped gate or a lost bias makes.
-TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
 # Gradients of weights are sums over all steps.
 TRAINING_FACTOR = 4
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LIBRARIES = ("masked_rnn", "tensorflow", "tensorflow-cpu", "keras", "numpy", "torch", "onnxruntime",
-             "openvino")  # fmt: skip
+             "openvino")
 
 
 def available_threads():
@@ -40,6 +40,8 @@ def start_tensorflow(threads):
         importlib.import_module("keras")
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
+        # About retracing, which comes before the clock starts.
+        tf.get_logger().setLevel("ERROR")
         tf.constant(0)  # the start-up of the runtime writes its notes as well
 
 
@@ -74,6 +76,7 @@ class Peak:
     """The most FLOP/s that `threads` cores reach in float32, measured when asked.
 
     Attributes:
+        is_fma: whether it is the peak of multiply-adds; shares of another are no goals.
         name: what is measured: multiply-adds in registers, or, where masked_rnn has no such
             loop, NumPy's product of two matrices, which is somewhat less.
     """
@@ -82,7 +85,8 @@ class Peak:
         from masked_rnn import _core
 
         loop = getattr(_core, "fma_peak", None)
-        if loop is not None:
+        self.is_fma = loop is not None
+        if self.is_fma:
             self.name = "FMA peak"
             self._measure = lambda: float(loop(threads))
         else:

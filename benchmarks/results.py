@@ -9,30 +9,34 @@ from benchmarks.peers import EMPTY, OURS
 
 @dataclasses.dataclass
 class Goal:
-    """A number that has something to reach.
+    """A number, and what it has to reach.
 
     Attributes:
         what: names the number.
         value: measured.
-        needed: at least this, or at most this if `at_most`.
+        needed: at least this, or at most this if `at_most`; None: it is only reported.
         unit: written behind both.
     """
 
     what: str
     value: float
-    needed: float
+    needed: float | None
     at_most: bool = False
     unit: str = ""
 
     @property
     def met(self):
+        if self.needed is None:
+            return True
         return self.value <= self.needed if self.at_most else self.value >= self.needed
 
     def __str__(self):
+        text = f"{self.what} {_digits(self.value)}{self.unit}"
+        if self.needed is None:
+            return text
         bound = "at most" if self.at_most else "at least"
         missed = "" if self.met else " MISSED"
-        value, needed = (f"{x:.3g}{self.unit}" for x in (self.value, self.needed))
-        return f"{self.what} {value} ({bound} {needed}){missed}"
+        return f"{text} ({bound} {_digits(self.needed)}{self.unit}){missed}"
 
 
 @dataclasses.dataclass
@@ -50,7 +54,8 @@ class Result:
         errors: {implementation: largest difference from ours}.
         differing: implementations that differ by more than the tolerance: not timed.
         skipped: {implementation: the reason}.
-        peak: FLOP/s, the most this machine does in the case's dtype, in the same rounds.
+        peak: FLOP/s, the most this machine does in float32, in the same rounds; for float64 half
+            of that, for the 16-bit types float32's.
         needed: ratios and shares to reach: "peak" (a share), "best" and "keras" (ratios).
         goals: what else was found.
     """
@@ -64,7 +69,7 @@ class Result:
     errors: dict = dataclasses.field(default_factory=dict)
     differing: list = dataclasses.field(default_factory=list)
     skipped: dict = dataclasses.field(default_factory=dict)
-    peak: float = float("nan")
+    peak: float | None = None
     needed: dict = dataclasses.field(default_factory=dict)
     goals: list = dataclasses.field(default_factory=list)
 
@@ -101,9 +106,10 @@ class Result:
                 share = 100 * self.share()
                 goals.append(Goal("share of the peak", share, 100 * self.needed["peak"], unit="%"))
             if "best" in self.needed and best is not None:
-                goals.append(Goal(f"times {best}", self.ratio(best), self.needed["best"]))
+                what = f"times the best peer ({best})"
+                goals.append(Goal(what, self.ratio(best), self.needed["best"]))
             if "keras" in self.needed and "keras" in self.seconds:
-                goals.append(Goal("times keras", self.ratio("keras"), self.needed["keras"]))
+                goals.append(Goal("times Keras", self.ratio("keras"), self.needed["keras"]))
         return goals + self.goals
 
     def as_json(self):
@@ -113,3 +119,8 @@ class Result:
         record["median_ms"] = {name: 1e3 * self.median(name) for name in self.seconds}
         record["goals"] = [dict(dataclasses.asdict(g), met=g.met) for g in self.all_goals()]
         return record
+
+
+def _digits(x):
+    """Four digits; whole numbers of more as they are."""
+    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.4g}"

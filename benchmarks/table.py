@@ -28,7 +28,7 @@ def show(results, machine, peak_name, threads, console=None):
     others = [
         name for name in IMPLEMENTATIONS
         if name != "ours" and any(name in r.seconds or name in r.differing for r in results)
-    ]  # fmt: skip
+    ]
     compared = any(r.best_peer() for r in timed)
     found = any(r.goals for r in results)
 
@@ -38,7 +38,7 @@ def show(results, machine, peak_name, threads, console=None):
     if dtypes:
         table.add_column("dtype", no_wrap=True)
     if detailed:
-        table.add_column("", max_width=36)
+        table.add_column("", no_wrap=True)
     for heading in ("ours\nms", "\nGFLOP/s", f"of the\n{peak_name.split()[-1]}"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in others:
@@ -48,7 +48,7 @@ def show(results, machine, peak_name, threads, console=None):
         table.add_column("best /\nours", justify="right", no_wrap=True)
         table.add_column("keras /\nours", justify="right", no_wrap=True)
     if found:
-        table.add_column("found", max_width=64)
+        table.add_column("found", no_wrap=True)
 
     group = None
     for result in results:
@@ -92,13 +92,10 @@ def _title(machine, threads, timed, peak_name):
 def _ours(result):
     if "ours" not in result.seconds:
         return ["", "", ""]
-    share = f"{100 * result.share():.0f} %"
-    needed = result.needed.get("peak")
-    return [
-        _ms(result.median()),
-        f"{result.flops() / 1e9:.1f}",
-        share if needed is None else _with_goal(share, result.share(), needed, f"{100 * needed:.0f}"),
-    ]
+    share, needed = f"{100 * result.share():.0f} %", result.needed.get("peak")
+    if needed is not None:
+        share = _with_goal(share, result.share(), needed, f"{100 * needed:.0f}")
+    return [_ms(result.median()), f"{result.flops() / 1e9:.1f}", share]
 
 
 def _other(result, name):
@@ -132,8 +129,12 @@ def _ms(seconds):
 def _notes(results, others, compared):
     if others:
         yield "ms: median over the rounds. (share): GFLOP/s over real steps, of the same peak."
+    if any("16" in r.case.dtype for r in results):
+        yield "bfloat16, float16: the share is of the float32 peak."
     if compared:
-        yield "[goal]; < where it was not reached. best: the fastest peer."
+        yield "best: the fastest peer."
+    if any(r.needed for r in results):
+        yield "[goal]; < where it was not reached."
     reasons = {}
     for result in results:
         for name, reason in result.skipped.items():
@@ -147,7 +148,7 @@ def _notes(results, others, compared):
                 f"NOT TIMED, {whose} differs: {name} by {result.errors[name]:.1e} for "
                 f"{result.case}, {result.case.mask}, {result.case.pass_name}, {result.case.dtype}"
             )
-    goals = [goal for r in results for goal in r.all_goals()]
+    goals = [goal for r in results for goal in r.all_goals() if goal.needed is not None]
     if goals:
         yield f"goals: {sum(goal.met for goal in goals)} of {len(goals)} reached"
         for result, goal in missed(results):

@@ -187,7 +187,7 @@ double fma_peak(DType dtype, int threads, const std::string& isa) {
   for (double& rate : flops) {
     workers.emplace_back([&rate, &choice] {
       using Clock = std::chrono::steady_clock;
-      constexpr int64_t kCount = 10'000'000;
+      constexpr int64_t kCount = 500'000'000;
       for (int i = 0; i < 10; ++i) {  // the best of ten: clocks rise, and others use the machine
         const auto start = Clock::now();
         choice.multiply_adds(kCount);
