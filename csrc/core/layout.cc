@@ -27,9 +27,15 @@ int64_t chunk_end(const Group& g, int64_t step) {
   return end;
 }
 
+int64_t backward_chunk(const Group& g) {
+  const int64_t n = g.real_steps();
+  return n < 1024 ? 64 : n < 16384 ? 128 : 256;
+}
+
 int64_t chunk_begin(const Group& g, int64_t end) {
+  const int64_t limit = backward_chunk(g);
   int64_t begin = end - 1;
-  while (begin > 0 && g.offset[end] - g.offset[begin - 1] <= kBackwardChunk) --begin;
+  while (begin > 0 && g.offset[end] - g.offset[begin - 1] <= limit) --begin;
   return begin;
 }
 
@@ -87,7 +93,7 @@ BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const
   recurrent_kernel_t = take({blocks.units, v, blocks.units, g, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
-    b.capacity = chunk_capacity(group, kBackwardChunk);
+    b.capacity = chunk_capacity(group, backward_chunk(group));
     b.d_gates = take({blocks.units, b.capacity, slots, v});
     b.d_h = take({blocks.units, group.rows(), v});
     if (p.cell == Cell::kLstm) b.d_c = take({blocks.units, group.rows(), v});

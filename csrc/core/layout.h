@@ -11,10 +11,12 @@
 
 namespace masked_rnn {
 
-// Rows of work between two passes of the large products, so that they lie in the cache. Weight
-// gradients are summed over a chunk in registers, then added to memory: for n rows their rounding
-// error grows with chunk + n / chunk, which 256 keeps at that of a good GEMM up to n = 100,000.
-constexpr int64_t kForwardChunk = 128, kBackwardChunk = 256;
+// Rows of work between two passes of the large products, so that they lie in the cache.
+constexpr int64_t kForwardChunk = 128;
+// Weight gradients are summed over a chunk in registers, then added to memory: over n rows the
+// rounding error grows with chunk + n / chunk, least at sqrt(n); a short chunk costs some 2 % of
+// a training step.
+int64_t backward_chunk(const Group& group);
 
 struct Buffer {
   int64_t offset = 0;  // elements from the start of the workspace
