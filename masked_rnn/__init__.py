@@ -17,32 +17,54 @@ from masked_rnn import _register
 from masked_rnn._version import __version__
 
 if TYPE_CHECKING:
-    from masked_rnn import numpy, reference
+    from masked_rnn import convert, numpy, reference
+    from masked_rnn.acceleration import accelerate, to_keras
+    from masked_rnn.bidirectional import Bidirectional
+    from masked_rnn.dynamic import bidirectional_dynamic_rnn, dynamic_rnn
     from masked_rnn.fallback import FallbackWarning, explain
-    from masked_rnn.layers import GRU, LSTM
+    from masked_rnn.layers import GRU, LSTM, SimpleRNN
     from masked_rnn.ops import gru, lstm
+    from masked_rnn.rnn import RNN
 
 __all__ = [
     "GRU",
     "LSTM",
+    "RNN",
+    "Bidirectional",
     "FallbackWarning",
+    "SimpleRNN",
     "__version__",
+    "accelerate",
+    "bidirectional_dynamic_rnn",
+    "convert",
+    "dynamic_rnn",
     "explain",
     "gru",
     "lstm",
     "numpy",
+    "to_keras",
 ]
 
+# A module must not be called as a name in it: importing it would hide the name.
 _HOME = {
     "GRU": "layers",
     "LSTM": "layers",
+    "SimpleRNN": "layers",
+    "RNN": "rnn",
+    "Bidirectional": "bidirectional",
+    "accelerate": "acceleration",
+    "dynamic_rnn": "dynamic",
+    "bidirectional_dynamic_rnn": "dynamic",
+    "to_keras": "acceleration",
     "gru": "ops",
     "lstm": "ops",
     "explain": "fallback",
     "FallbackWarning": "fallback",
 }
-_SUBMODULES = ("numpy", "reference", "layers", "ops", "fallback")
-_NEED_TENSORFLOW = ("layers", "ops")
+_SUBMODULES = (
+    "numpy", "reference", "convert", "layers", "rnn", "bidirectional", "ops", "fallback"
+)  # fmt: skip
+_NEED_TENSORFLOW = ("layers", "rnn", "bidirectional", "acceleration", "dynamic", "ops")
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,8 @@ import os
 import sys
 
 _WATCHED = ("tensorflow", "keras")
-OLDEST_KERAS = (3, 5)
+_WITH_LAYERS = ("layers", "rnn", "bidirectional")
+OLDEST_KERAS = (3, 8)  # the first that draws a dropout mask per gate
 
 
 def once_imported():
@@ -77,7 +78,8 @@ def _register():
             importlib.import_module("masked_rnn.ops")
             if _ready("keras") and _keras_backend(sys.modules["keras"]) == "tensorflow":
                 require_tensorflow()
-                importlib.import_module("masked_rnn.layers")
+                for name in _WITH_LAYERS:
+                    importlib.import_module(f"masked_rnn.{name}")
     except Exception:  # noqa: BLE001
         # Not here: `import tensorflow` must not fail because of this package. The first use of
         # a name says what is wrong.

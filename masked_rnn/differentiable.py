@@ -5,7 +5,7 @@ here instead: the forward computation is written out as a `tf.while_loop` and di
 twice.  All of it is made of TensorFlow ops, so a third order and more follow by themselves.  Slow,
 and rarely asked for (gradient penalties, Hessians).
 
-Formulas: Keras's generic path (`keras.layers.GRUCell`, `keras.layers.LSTMCell`).
+Formulas: Keras's generic path (`keras.layers.GRUCell`, `LSTMCell`, `SimpleRNNCell`).
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-GATES = {"gru": 3, "gru_reset_before": 3, "lstm": 4}
+GATES = {"gru": 3, "gru_reset_before": 3, "lstm": 4, "simple_rnn": 1}
 
 
 class Options(NamedTuple):
@@ -33,7 +33,7 @@ class Tensors(NamedTuple):
     inputs: tf.Tensor  # [B,T,I]
     kernel: tf.Tensor  # [I,G*H]
     recurrent_kernel: tf.Tensor  # [H,G*H]
-    bias: tf.Tensor  # [2,3*H] gru, [3*H] gru_reset_before, [4*H] lstm
+    bias: tf.Tensor  # [2,3*H] gru, else [G*H]
     mask: tf.Tensor  # [B,T] bool
     initial_h: tf.Tensor  # [B,H]
     initial_c: tf.Tensor  # [B,H], lstm
@@ -116,7 +116,7 @@ def forward(tensors: Tensors, options: Options):
         x = tf.reverse(x, [1])
         mask = None if mask is None else tf.reverse(mask, [1])
 
-    step = _gru_step if options.cell.startswith("gru") else _lstm_step
+    step = _STEPS[options.cell]
     steps = tf.shape(x)[1]
     state_shape = [x.shape[0], t.recurrent_kernel.shape[0]]  # what the graph knows of [B,H]
     zeros = tf.zeros([tf.shape(x)[0], tf.shape(t.recurrent_kernel)[0]], x.dtype)
@@ -280,3 +280,16 @@ def _lstm_step(t, options, x, h, c):
     ]
     c = gate(f) * c + gate(i) * act(n)
     return gate(o) * act(c), c
+
+
+def _simple_step(t, options, x, h, c):
+    (operand,), (kernel,) = _recurrent_products(t, 1, h)
+    return ACTIVATIONS[options.activation](x + tf.matmul(operand, kernel)), c
+
+
+_STEPS = {
+    "gru": _gru_step,
+    "gru_reset_before": _gru_step,
+    "lstm": _lstm_step,
+    "simple_rnn": _simple_step,
+}

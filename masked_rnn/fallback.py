@@ -8,6 +8,8 @@ import os
 import warnings
 from typing import Any, List, NamedTuple
 
+from masked_rnn.tables import table
+
 _CHOICES = ("warn", "allow", "error")
 
 
@@ -33,14 +35,7 @@ class Explanation:
     def __str__(self) -> str:
         if not self.rows:
             return "No recurrent layers."
-        titled = [Row("layer", "class", "path", "why"), *self.rows]
-        widths = [max(len(row[column]) for row in titled) for column in range(3)]
-        lines = [
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row.why]).rstrip()
-            for row in titled
-        ]
-        rule = "  ".join("-" * width for width in [*widths, max(len(row.why) for row in titled)])
-        return "\n".join([lines[0], rule, *lines[1:]])
+        return table(("layer", "class", "path", "why"), self.rows)
 
     __repr__ = __str__
 
@@ -116,8 +111,8 @@ def _row(layer, name):
     if reason_of is None:
         kind = f"keras.layers.{kind}" if type(layer).__module__.startswith("keras") else kind
         cell = type(layer.cell).__name__
-        advice = f"use masked_rnn.{type(layer).__name__}"
-        if type(layer).__name__ not in ("GRU", "LSTM"):
+        advice = f"use masked_rnn.{type(layer).__name__}, or masked_rnn.accelerate(model)"
+        if type(layer).__name__ not in ("GRU", "LSTM", "SimpleRNN", "RNN"):
             advice = f"masked_rnn has no {kind} of {cell}"
         return Row(name, kind, "Keras loop", f"not a masked_rnn layer: {advice}")
     kind = f"masked_rnn.{kind}" if type(layer).__module__.startswith("masked_rnn") else kind

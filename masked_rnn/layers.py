@@ -1,4 +1,4 @@
-"""`GRU` and `LSTM`: Keras's layers, with the loop over time done by the fused op.
+"""`GRU`, `LSTM`, `SimpleRNN`: Keras's layers, with the loop over time done by the fused op.
 
 They are subclasses, so arguments, weights, files and configuration are Keras's. What differs is
 `call`, which checks its arguments, and `inner_loop`, which runs the op, or Keras's own loop with
@@ -13,16 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend import get_keras_mask, set_keras_mask  # there is no public way to either
 
-from masked_rnn import activations, checks, fallback, ops
-
-try:
-    from keras.src.backend import get_keras_mask
-except ImportError:  # Keras before 3.6
-
-    def get_keras_mask(x):
-        return getattr(x, "_keras_mask", None)
-
+from masked_rnn import cells, checks, fallback, old_models, ragged
 
 try:
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
@@ -32,7 +25,8 @@ except ImportError:  # pragma: no cover
         return False
 
 
-_COMPUTE_DTYPES = ("float32", "float64", "float16", "bfloat16")
+# Kept here, as some replace keras.layers.RNN by ours.
+KerasRNN = keras.layers.RNN
 _BOTH = (
     "mask and sequence_length are both given, needed is one of them at most. (A mask that the "
     "input carries, from Masking or Embedding, goes together with sequence_length.)"
@@ -53,7 +47,9 @@ class SequenceMask(keras.Operation):
 
 
 class _FusedLayer:
-    """What GRU and LSTM share; stands before Keras's class among their bases."""
+    """What our layers share; stands before Keras's class among their bases."""
+
+    _takes_implementation = True
 
     def __init__(self, units, *args, **kwargs):
         try:
@@ -62,11 +58,26 @@ class _FusedLayer:
             raise ValueError(
                 f"units is {units!r} ({type(units).__name__}), needed is a positive integer."
             ) from None
+        old_models.drop_time_major(kwargs)
         super().__init__(units, *args, **kwargs)
+        self._become_fused()
+
+    def _become_fused(self):
+        """Sets what our layers have besides Keras's, on a layer that Keras has made."""
         # The op has no XLA kernel; Keras asks for this before it compiles a model with XLA.
+        self._keras_supports_jit = self.supports_jit
         self.supports_jit = False
         self._warned_of_fallback = False
         self._warned_of_mask = False
+
+    @classmethod
+    def from_config(cls, config, **kwargs):
+        config = old_models.up_to_date(config, implementation=cls._takes_implementation)
+        shape = config.pop("input_shape", None)
+        layer = super().from_config(config, **kwargs)
+        if shape is not None:
+            layer._input_shape_arg = tuple(shape)  # as Keras does, which warns besides
+        return layer
 
     def build(self, sequences_shape, initial_state_shape=None):
         with _OrthogonalInFloat32(self.cell):
@@ -74,14 +85,23 @@ class _FusedLayer:
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args, **kwargs):
+        sequences = args[0] if args else kwargs.get("sequences")
+        if ragged.is_ragged(sequences):
+            padded, mask = padded_call(args, kwargs)
+            results = super().__call__(padded, *args[1:], **kwargs, mask=mask)
+            return self._ragged(results, mask, sequences)
         # Keras sets the outputs' mask from the arguments it is called with, so what is given in
         # another form must have become a mask before.
-        if kwargs.get("sequence_length") is not None:
-            kwargs["mask"] = self._mask_from_lengths(args, kwargs)
-            del kwargs["sequence_length"]
+        lengths = kwargs.pop("sequence_length", None)
+        if lengths is not None:
+            kwargs["mask"] = mask_from_lengths(args, {**kwargs, "sequence_length": lengths})
         elif isinstance(kwargs.get("mask"), (list, tuple)):
             kwargs["mask"] = _unnested(kwargs["mask"])
-        return super().__call__(*args, **kwargs)
+        results = super().__call__(*args, **kwargs)
+        if lengths is not None and self.return_sequences:
+            # Before 3.11, Keras sets the mask that the input carries, not the one of the call.
+            set_keras_mask(results[0] if self.return_state else results, kwargs["mask"])
+        return results
 
     def call(
         self,
@@ -95,7 +115,9 @@ class _FusedLayer:
         """Runs the layer.
 
         Args:
-            sequences: [batch, time, features].
+            sequences: [batch, time, features], or a `tf.RaggedTensor` of that with time ragged,
+                to `__call__`: it is padded once, and what is padded is not computed. No mask and
+                no lengths go with it.
             initial_state: [batch, units]; for an LSTM two of them, h and c. None for zeros.
             mask: [batch, time] or [batch, time, 1], any dtype, non-zero is a real step.
             training: whether dropout applies.
@@ -105,7 +127,8 @@ class _FusedLayer:
 
         Returns:
             The last output [batch, units], or all of them [batch, time, units] with
-            `return_sequences`; with `return_state` a tuple of that and the states.
+            `return_sequences` (ragged if the sequences are); with `return_state` a tuple of that
+            and the states.
 
         Raises:
             ValueError: an argument of wrong rank, shape or dtype, mask and sequence_length
@@ -125,13 +148,12 @@ class _FusedLayer:
                 sequences=sequences, initial_state=initial_state, mask=mask, training=training
             )
         finally:
-            self.cell.reset_dropout_mask()
-            self.cell.reset_recurrent_dropout_mask()
+            cells.reset_dropout(self.cell)
         output = outputs if self.return_sequences else last_output
         output = keras.ops.cast(output, self.compute_dtype)
         states = [keras.ops.cast(state, self.compute_dtype) for state in states]
         if self.stateful:
-            for variable, state in zip(self.states, states):
+            for variable, state in zip(keras.tree.flatten(self.states), states):
                 variable.assign(keras.ops.cast(state, variable.dtype))
         return (output, *states) if self.return_state else output
 
@@ -143,41 +165,27 @@ class _FusedLayer:
             (last output, outputs, states). Only the one of the first two that `call` returns is
             computed, and stands in both places.
         """
-        dropout, recurrent_dropout = self._draw_dropout(sequences)
+        # The first sequences may be of another dtype than the cell.
+        drawn = cells.draw_dropout(self.cell, sequences, self.compute_dtype)
         reason = self._fallback_reason()
         if reason is None and _under_xla():
             reason = "it is being compiled by XLA (jit_compile=True), which has no kernel for it"
         if reason is not None:
             fallback.report(self, reason)
             return self._keras_loop(sequences, initial_state, mask, training)
-
-        cell = self.cell
-
-        def operand(x):
-            return None if x is None else tf.cast(tf.convert_to_tensor(x), cell.compute_dtype)
-
-        def factors(drawn, rate):
-            # Keras draws them at inference too, but applies them in training only.
-            return operand(drawn) if training and 0.0 < rate < 1.0 else None
-
-        outputs, state_h, state_c = ops.rnn(
-            self._op_cell(),
-            operand(sequences),
-            operand(cell.kernel.value),
-            operand(cell.recurrent_kernel.value),
-            None if cell.bias is None else operand(cell.bias.value),
+        outputs, states = cells.run(
+            self.cell,
+            sequences,
+            initial_state,
             mask,
-            *[operand(state) for state in initial_state],
-            input_dropout=factors(dropout, cell.dropout),
-            recurrent_dropout=factors(recurrent_dropout, cell.recurrent_dropout),
-            activation=activations.fused_name(cell.activation),
-            recurrent_activation=activations.fused_name(cell.recurrent_activation),
+            drawn,
+            training,
             go_backwards=self.go_backwards,
             # Bidirectional writes this one after construction.
-            zero_output_for_mask=bool(self.zero_output_for_mask),
+            zero_output=bool(self.zero_output_for_mask),
             return_sequences=self.return_sequences,
         )
-        return outputs, outputs, [state_h, state_c][: len(self.state_size)]
+        return outputs, outputs, states
 
     def compute_mask(self, sequences, mask):
         mask = keras.tree.flatten(mask)[0]
@@ -194,32 +202,27 @@ class _FusedLayer:
         elif hasattr(mask, "shape"):
             checks.mask_shape(mask.shape, sequences.shape)
         if initial_state is not None:
-            for state in self._listed(initial_state):
-                self._check_state_shape(state.shape, sequences.shape)
-        return super().compute_output_spec(
+            units = cells.state_units(self.cell)
+            for state, size in zip(self._listed(initial_state), units):
+                self._check_state_shape(state.shape, sequences.shape, size)
+        spec = super().compute_output_spec(
             sequences, initial_state=initial_state, mask=mask, training=training
         )
+        return ragged_spec(spec, sequences) if self.return_sequences else spec
 
     def _fallback_reason(self):
         """Why the op cannot run this layer, or None; `explain` asks this too."""
-        cell = self.cell
-        if type(cell) is not self._keras_cell:
-            return f"its cell is a {type(cell).__name__}, not Keras's {self._keras_cell.__name__}"
-        for argument in ("activation", "recurrent_activation"):
-            function = getattr(cell, argument)
-            if activations.fused_name(function) is None:
-                shown = getattr(function, "__name__", None) or type(function).__name__
-                return (
-                    f"{argument}={shown} is custom (fused are the elementwise functions of "
-                    "keras.activations at their default arguments)"
-                )
-        if cell.compute_dtype not in _COMPUTE_DTYPES:
-            return f"the op does not compute in {cell.compute_dtype}"
-        return None
+        cell, needed = self.cell, self._keras_cell
+        if needed is not None and type(cell) is not needed:
+            return f"its cell is a {type(cell).__name__}, not Keras's {needed.__name__}"
+        return cells.reason_against(cell)
 
     def _keras_loop(self, sequences, initial_state, mask, training):
         """Keras's generic loop; never its cuDNN route, which takes few masks."""
-        states = [self._loop_state(state, sequences) for state in initial_state]
+        states = [
+            self._loop_state(state, sequences, units)
+            for state, units in zip(initial_state, cells.state_units(self.cell))
+        ]
         if mask is not None:
             # The loop broadcasts a wrong mask in silence, and computes masked steps: 0 * NaN is
             # NaN in every gradient.
@@ -239,9 +242,10 @@ class _FusedLayer:
             sequences = tf.reverse(sequences, [1])
             mask = None if mask is None else tf.reverse(mask, [1])
             layer = _Forwards(self)
-        last_output, outputs, states = keras.layers.RNN.inner_loop(
-            layer, sequences, states, mask=mask, training=training and not rows
+        last_output, outputs, states = KerasRNN.inner_loop(
+            layer, sequences, self._packed(states), mask=mask, training=training and not rows
         )
+        states = keras.tree.flatten(states)
         if steps:
             outputs = outputs[:, :0]
         if rows:
@@ -249,8 +253,12 @@ class _FusedLayer:
             states = [state[:0] for state in states]
         return last_output, outputs, states
 
-    def _loop_state(self, state, sequences):
-        needed = [tf.shape(sequences)[0], self.cell.units]
+    def _packed(self, states):
+        """A flat list of states in the structure that Keras's loop hands to the cell."""
+        return states
+
+    def _loop_state(self, state, sequences, units):
+        needed = [tf.shape(sequences)[0], units]
         if state is None:
             return tf.zeros(needed, self.cell.compute_dtype)
         if not (state.shape.is_fully_defined() and sequences.shape[:1].is_fully_defined()):
@@ -259,22 +267,6 @@ class _FusedLayer:
             with tf.control_dependencies([checked] if checked is not None else []):
                 state = tf.identity(state)
         return state
-
-    def _draw_dropout(self, sequences):
-        """Keras's dropout masks, drawn once a call in Keras's order: [D,B,I] and [D,B,H] or None.
-
-        They are cached in the cell, where Keras's loop finds them, until `call` resets them.
-        """
-        cell = self.cell
-        if not (cell.dropout or cell.recurrent_dropout):
-            return None, None
-        batch = keras.ops.shape(sequences)[0]
-        # Keras takes the first time step, which need not exist; only the shape matters.
-        step = keras.ops.zeros((batch, sequences.shape[2]), dtype=self.compute_dtype)
-        state = keras.ops.zeros((batch, cell.units), dtype=cell.compute_dtype)
-        drawn = cell.get_dropout_mask(step), cell.get_recurrent_dropout_mask(state)
-        # One mask, or a list of one per gate.
-        return [m if m is None else tf.stack(keras.tree.flatten(m)) for m in drawn]
 
     def _checked_mask(self, sequences, initial_state, mask, sequence_length):
         if isinstance(mask, (list, tuple)):
@@ -304,22 +296,23 @@ class _FusedLayer:
         if initial_state is not None:
             states = self._listed(initial_state)
         elif self.stateful:
-            states = list(self.states)
+            states = keras.tree.flatten(self.states)
         elif self._starts_with_zeros():
-            return [None] * len(self.state_size)
+            return [None] * len(cells.state_units(self.cell))
         else:
-            states = list(self.get_initial_state(batch_size=keras.ops.shape(sequences)[0]))
+            batch = keras.ops.shape(sequences)[0]
+            states = keras.tree.flatten(self.get_initial_state(batch_size=batch))
         if self.stateful:
             self._check_stateful_batch(sequences.shape[0])
         checked = []
-        for state in states:
-            self._check_state_shape(state.shape, sequences.shape)
+        for state, units in zip(states, cells.state_units(self.cell)):
+            self._check_state_shape(state.shape, sequences.shape, units)
             checked.append(keras.ops.convert_to_tensor(state, dtype=self.cell.compute_dtype))
         return checked
 
     def _check_stateful_batch(self, batch):
-        expected = self._expected_batch_size
-        if expected is not None and batch is not None and batch != expected:
+        expected = self.states[0].shape[0]
+        if batch is not None and batch != expected:
             raise ValueError(
                 "If an RNN is stateful, the batch size of the input sequences must be the same "
                 "as the batch size of the initial state. \n"
@@ -327,8 +320,8 @@ class _FusedLayer:
                 f"- Received batch size: {batch}"
             )
 
-    def _check_state_shape(self, shape, sequences_shape):
-        needed = [sequences_shape[0], self.cell.units]
+    def _check_state_shape(self, shape, sequences_shape, units):
+        needed = [sequences_shape[0], units]
         checks.require_shape("initial_state", shape, needed, "[batch, units]")
 
     def _listed(self, initial_state):
@@ -362,27 +355,19 @@ class _FusedLayer:
     def _starts_with_zeros(self):
         """Whether nobody has replaced Keras's initial state of zeros."""
         return (
-            type(self).get_initial_state is keras.layers.RNN.get_initial_state
-            and type(self.cell) is self._keras_cell
+            type(self).get_initial_state is KerasRNN.get_initial_state
+            and cells.all_known(self.cell)
         )
 
-    def _mask_from_lengths(self, args, kwargs):
-        """The mask that `sequence_length` and the mask the input carries make together."""
-        if kwargs.get("mask") is not None or (len(args) > 2 and args[2] is not None):
-            raise ValueError(_BOTH)
-        lengths = kwargs["sequence_length"]
-        sequences = args[0] if args else kwargs["sequences"]
-        carried = get_keras_mask(sequences)
-        symbolic = [isinstance(x, keras.KerasTensor) for x in (lengths, sequences, carried)]
-        if any(symbolic):
-            if isinstance(lengths, (list, tuple)):
-                lengths = np.asarray(lengths)
-            carried = [] if carried is None else [carried]
-            return SequenceMask()(lengths, sequences, *carried)
-        sequences = checks.tensor("sequences", sequences)
-        if sequences.shape.rank != 3:
-            return None  # Keras says so
-        return checks.effective_mask(lengths, carried, sequences)
+    def _ragged(self, results, mask, sequences):
+        """The results of padded sequences, with the outputs as ragged as the sequences."""
+        if not self.return_sequences:
+            return results
+        if self.go_backwards:  # outputs are in the order of processing
+            mask = tf.reverse(mask, [1])
+        if not self.return_state:
+            return ragged.from_padded(results, mask, sequences)
+        return (ragged.from_padded(results[0], mask, sequences), *results[1:])
 
 
 @keras.saving.register_keras_serializable(package="masked_rnn")
@@ -398,9 +383,6 @@ class GRU(_FusedLayer, keras.layers.GRU):
 
     _keras_cell = keras.layers.GRUCell
 
-    def _op_cell(self):
-        return "gru" if self.cell.reset_after else "gru_reset_before"
-
 
 @keras.saving.register_keras_serializable(package="masked_rnn")
 class LSTM(_FusedLayer, keras.layers.LSTM):
@@ -415,8 +397,20 @@ class LSTM(_FusedLayer, keras.layers.LSTM):
 
     _keras_cell = keras.layers.LSTMCell
 
-    def _op_cell(self):
-        return "lstm"
+
+@keras.saving.register_keras_serializable(package="masked_rnn")
+class SimpleRNN(_FusedLayer, keras.layers.SimpleRNN):
+    """`keras.layers.SimpleRNN` at the cost of the real steps, whatever the mask.
+
+    Same arguments, numbers, weights and files as Keras's layer: new h = activation(x @ W + h @ U
+    + b). `unroll` changes nothing. The call takes `sequence_length=` besides; see `call` for
+    shapes and errors.
+
+    What stands at masked steps, NaN included, reaches no output and no gradient.
+    """
+
+    _keras_cell = keras.layers.SimpleRNNCell
+    _takes_implementation = False
 
 
 class _OrthogonalInFloat32:
@@ -459,6 +453,48 @@ class _Forwards:
         return getattr(self._layer, name)
 
 
+def mask_from_lengths(args, kwargs):
+    """The mask that `sequence_length` and the mask that the sequences carry make together, from
+    the arguments of a layer's `__call__`."""
+    if kwargs.get("mask") is not None or (len(args) > 2 and args[2] is not None):
+        raise ValueError(_BOTH)
+    lengths = kwargs["sequence_length"]
+    sequences = args[0] if args else kwargs["sequences"]
+    carried = get_keras_mask(sequences)
+    symbolic = [isinstance(x, keras.KerasTensor) for x in (lengths, sequences, carried)]
+    if any(symbolic):
+        if isinstance(lengths, (list, tuple)):
+            lengths = np.asarray(lengths)
+        carried = [] if carried is None else [carried]
+        return SequenceMask()(lengths, sequences, *carried)
+    sequences = checks.tensor("sequences", sequences)
+    if sequences.shape.rank != 3:
+        return None  # Keras says so
+    return checks.effective_mask(lengths, carried, sequences)
+
+
+def padded_call(args, kwargs):
+    """Ragged sequences as padded ones and a mask, from the arguments of a layer's `__call__`;
+    takes out of `kwargs` what these replace."""
+    sequences = args[0] if args else kwargs.pop("sequences")
+    mask, lengths = kwargs.pop("mask", None), kwargs.pop("sequence_length", None)
+    if mask is not None or lengths is not None or (len(args) > 2 and args[2] is not None):
+        raise ValueError(
+            "mask or sequence_length is given with ragged sequences, which say themselves what is "
+            "real."
+        )
+    return ragged.to_padded("sequences", sequences)
+
+
+def ragged_spec(spec, sequences):
+    """Marks the first of a layer's symbolic outputs as ragged where the sequences are."""
+    if not getattr(sequences, "ragged", False):
+        return spec
+    first, *rest = spec if isinstance(spec, (list, tuple)) else [spec]
+    first = keras.KerasTensor(first.shape, dtype=first.dtype, ragged=True)
+    return (first, *rest) if isinstance(spec, (list, tuple)) else first
+
+
 def _last_size(mask):
     """The size of a mask's third dimension, None where there is none or it is not known."""
     shape = tf.TensorShape(None if mask is None else mask.shape)
@@ -479,3 +515,6 @@ def _unnested(mask):
         return np.asarray(mask)
     except ValueError as error:
         raise ValueError(f"mask cannot be made an array ({error}).") from error
+
+
+old_models.watch_h5_weights()

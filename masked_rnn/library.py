@@ -27,6 +27,12 @@ def load():
     return _library
 
 
+def path():
+    """Where the library is looked for."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    return os.environ.get("MASKED_RNN_LIBRARY") or os.path.join(folder, FILE_NAME)
+
+
 def check_tensorflow():
     """Imports TensorFlow, and raises an ImportError that says what to do if that fails."""
     try:
@@ -49,21 +55,20 @@ def check_tensorflow():
 
 def _load():
     tf = check_tensorflow()
-    path = os.environ.get("MASKED_RNN_LIBRARY")
-    if path:
+    file = path()
+    if os.environ.get("MASKED_RNN_LIBRARY"):
         origin = "MASKED_RNN_LIBRARY names a file that is"
         remedy = "correct the variable or unset it"
     else:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), FILE_NAME)
         origin = "masked_rnn's TensorFlow library is"
         remedy = "build it with 'make build' in a clone, or reinstall with 'pip install .'"
-    if not os.path.isfile(path):
-        raise ImportError(f"{origin} missing ({path}): {remedy}.")
+    if not os.path.isfile(file):
+        raise ImportError(f"{origin} missing ({file}): {remedy}.")
     try:
-        return tf.load_op_library(path)
+        return tf.load_op_library(file)
     except Exception as error:  # NotFoundError, OSError, or what a later TensorFlow may raise
         raise ImportError(
-            f"{origin} not loadable by TensorFlow {tf.__version__} on this machine ({path}: "
+            f"{origin} not loadable by TensorFlow {tf.__version__} on this machine ({file}: "
             f"{str(error).strip()}): it was built for another platform or TensorFlow, so build "
             "it here with 'pip install --no-cache-dir --force-reinstall --no-deps .' in a clone."
         ) from error

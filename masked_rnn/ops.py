@@ -7,7 +7,7 @@ from typing import Any, Optional, Tuple
 
 import tensorflow as tf
 
-from masked_rnn import activations, checks, differentiable, library
+from masked_rnn import activations, checks, differentiable, library, ragged
 
 try:  # Not public, but what TensorFlow's own custom gradients use.
     from tensorflow.python.eager import forwardprop_util, record
@@ -40,12 +40,12 @@ def rnn(
     """One call of the kernel. The kernel checks every shape (InvalidArgumentError).
 
     Args:
-        cell: "gru" (reset_after=True), "gru_reset_before" or "lstm".
+        cell: "gru" (reset_after=True), "gru_reset_before", "lstm" or "simple_rnn".
         inputs: [B,T,I]; all tensors but the mask have its dtype: float32, float64, float16 or
             bfloat16.
-        kernel: [I,G*H], gates z, r, h (G = 3) or i, f, c, o (G = 4).
+        kernel: [I,G*H], gates z, r, h (G = 3) or i, f, c, o (G = 4), "simple_rnn" has one.
         recurrent_kernel: [H,G*H].
-        bias: [2,3*H] for "gru", [3*H], [4*H], or None.
+        bias: [2,3*H] for "gru", else [G*H]; or None.
         mask: bool [B,T], True is a real step, or None.
         initial_h, initial_c: [B,H] or None for zeros.
         input_dropout: [D,B,I], factors on the inputs, D = 1 or one per gate; or None.
@@ -115,7 +115,9 @@ def gru(
 
     Args:
         inputs: [batch, time, features]; float32, float64, float16 or bfloat16. The other arrays
-            must have the same dtype. Tensors, NumPy arrays or nested lists.
+            must have the same dtype. Tensors, NumPy arrays or nested lists. Or a
+            `tf.RaggedTensor` with time ragged, which takes no mask and no lengths: it is padded
+            once, and what is padded is not computed.
         kernel: W, [features, 3 * units].
         recurrent_kernel: U, [units, 3 * units].
         bias: [2, 3 * units], rows b and c, with reset_after; else b, [3 * units]; None for none.
@@ -131,7 +133,8 @@ def gru(
         reset_after: where the reset gate acts, see above.
 
     Returns:
-        outputs [batch, time, units], state [batch, units] after the last real step.
+        outputs [batch, time, units] (ragged if the inputs are), state [batch, units] after the
+        last real step.
 
     Raises:
         ValueError: an argument of wrong rank, shape, dtype or name, mask and sequence_length
@@ -236,6 +239,14 @@ def _call(
     """Checks every argument of `gru` and `lstm`, and calls the kernel."""
     if mask is not None and sequence_length is not None:
         raise ValueError("mask and sequence_length are both given, needed is one of them at most.")
+    given = inputs
+    if ragged.is_ragged(inputs):
+        if mask is not None or sequence_length is not None:
+            raise ValueError(
+                "mask or sequence_length is given with ragged inputs, which say themselves what "
+                "is real."
+            )
+        inputs, mask = ragged.to_padded("inputs", inputs)
     inputs = checks.tensor("inputs", inputs)
     if inputs.dtype not in _DTYPES:
         raise ValueError(
@@ -275,7 +286,7 @@ def _call(
         mask = checks.lengths_mask(sequence_length, inputs)
     elif mask is not None:
         mask = checks.step_mask(mask, inputs)
-    return rnn(
+    outputs, *states = rnn(
         cell,
         inputs,
         kernel,
@@ -288,6 +299,10 @@ def _call(
         go_backwards=bool(go_backwards),
         zero_output_for_mask=bool(zero_output_for_mask),
     )
+    if ragged.is_ragged(given):
+        real = tf.reverse(mask, [1]) if go_backwards else mask
+        outputs = ragged.from_padded(outputs, real, given)
+    return (outputs, *states)
 
 
 def _fused(argument, activation):
