@@ -1,7 +1,8 @@
 """The commands.
 
     python -m masked_rnn info [--json]
-    python -m masked_rnn try MODEL.keras [--batch N] [--time T] [--rounds R] [--import MODULE] [--json]
+    python -m masked_rnn try MODEL.keras [--batch N] [--time T] [--rounds R] [--import MODULE]
+                                         [--json]
 
 `info` says what is installed and what it can use. `try` loads a model, swaps its layers as
 `masked_rnn.accelerate` does, checks that outputs and gradients agree on masked random input, and

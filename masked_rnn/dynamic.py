@@ -105,7 +105,8 @@ def _run(cell, inputs, lengths, state, dtype, time_major, backwards):
     if isinstance(cell, (list, tuple)):
         cell = keras.layers.StackedRNNCells(list(cell))
     if not isinstance(cell, keras.layers.Layer) or not hasattr(cell, "state_size"):
-        raise ValueError(f"cell is {type(cell).__name__}, needed is a Keras cell, or a list of them.")
+        given = type(cell).__name__
+        raise ValueError(f"cell is {given}, needed is a Keras cell, or a list of them.")
     layer = RNN(
         cell,
         return_sequences=True,

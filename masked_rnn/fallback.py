@@ -5,6 +5,7 @@ layer), `allow` (say nothing) or `error`.
 """
 
 import os
+import sys
 import warnings
 from typing import Any, List, NamedTuple
 
@@ -60,7 +61,10 @@ def explain(layer_or_model: Any) -> Explanation:
             f"layer_or_model is {type(layer_or_model).__name__}, needed is a Keras layer or model."
         )
     rows: List[Row] = []
-    _walk(layer_or_model, "", rows, set(), keras)
+    # Some replace keras.layers.RNN by ours, which is not the base of all.
+    ours = sys.modules.get("masked_rnn.layers")
+    recurrent = keras.layers.RNN if ours is None else ours.KerasRNN
+    _walk(layer_or_model, "", rows, set(), recurrent)
     return Explanation(rows)
 
 
@@ -93,16 +97,16 @@ def report(layer: Any, reason: str) -> None:
         warnings.warn(f"{message} {advice}", FallbackWarning, stacklevel=2)
 
 
-def _walk(layer, prefix, rows, seen, keras):
+def _walk(layer, prefix, rows, seen, recurrent):
     if id(layer) in seen:
         return
     seen.add(id(layer))
     name = f"{prefix}{layer.name}"
-    if isinstance(layer, keras.layers.RNN):
+    if isinstance(layer, recurrent):
         rows.append(_row(layer, name))
         return  # its cells are no layers of their own
     for inner in layer._flatten_layers(include_self=False, recursive=False):
-        _walk(inner, f"{name}/", rows, seen, keras)
+        _walk(inner, f"{name}/", rows, seen, recurrent)
 
 
 def _row(layer, name):

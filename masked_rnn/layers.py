@@ -153,7 +153,7 @@ class _FusedLayer:
         output = keras.ops.cast(output, self.compute_dtype)
         states = [keras.ops.cast(state, self.compute_dtype) for state in states]
         if self.stateful:
-            for variable, state in zip(keras.tree.flatten(self.states), states):
+            for variable, state in zip(tf.nest.flatten(self.states), states):
                 variable.assign(keras.ops.cast(state, variable.dtype))
         return (output, *states) if self.return_state else output
 
@@ -296,7 +296,7 @@ class _FusedLayer:
         if initial_state is not None:
             states = self._listed(initial_state)
         elif self.stateful:
-            states = keras.tree.flatten(self.states)
+            states = tf.nest.flatten(self.states)
         elif self._starts_with_zeros():
             return [None] * len(cells.state_units(self.cell))
         else:
@@ -311,7 +311,7 @@ class _FusedLayer:
         return checked
 
     def _check_stateful_batch(self, batch):
-        expected = self.states[0].shape[0]
+        expected = tf.nest.flatten(self.states)[0].shape[0]  # a stack nests them
         if batch is not None and batch != expected:
             raise ValueError(
                 "If an RNN is stateful, the batch size of the input sequences must be the same "

@@ -87,7 +87,7 @@ class RNN(_FusedLayer, KerasRNN):
         return KerasRNN.inner_loop(self, sequences, initial_state, mask, training)
 
     def reset_state(self):
-        for variable in keras.tree.flatten(self.states or []):  # Keras forgets that they nest
+        for variable in tf.nest.flatten(self.states or []):  # Keras forgets that they nest
             variable.assign(keras.ops.zeros_like(variable.value))
 
     def _call_custom_cell(self, sequences, initial_state, mask, training, sequence_length):
@@ -95,7 +95,8 @@ class RNN(_FusedLayer, KerasRNN):
         mask = self._checked_mask(sequences, initial_state, mask, sequence_length)
         if mask is not None and sequences.dtype.is_floating:
             # 0 * NaN is NaN in every gradient: what stands at masked steps is not for the cell.
-            real = tf.reshape(mask, tf.concat([tf.shape(mask), [1] * (len(sequences.shape) - 2)], 0))
+            features = [1] * (len(sequences.shape) - 2)
+            real = tf.reshape(mask, tf.concat([tf.shape(mask), features], 0))
             sequences = tf.where(real, sequences, tf.zeros_like(sequences))
         return KerasRNN.call(
             self, sequences, initial_state=initial_state, mask=mask, training=training

@@ -122,7 +122,8 @@ def test_simple_rnn_stateful_bidirectional_and_fit():
                 keras.layers.Dense(1),
             ]
         )
-        model.compile("adam", "mse")
+        # Tracing Keras's loop and its gradient takes long.
+        model.compile("adam", "mse", run_eagerly=module is keras.layers)
         losses.append(model.fit(x, y, epochs=3, batch_size=B, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
@@ -361,6 +362,7 @@ def test_rnn_fit_equals_keras():
             cells = [keras.layers.LSTMCell(4, dropout=0.2), keras.layers.GRUCell(3)]
             layers = [keras.layers.Masking(), module.RNN(cells), keras.layers.Dense(1)]
             model = keras.Sequential([keras.Input((None, F)), *layers])
-            model.compile("adam", "mse")
+            # Tracing Keras's loop and its gradient takes long.
+            model.compile("adam", "mse", run_eagerly=module is keras.layers)
             losses.append(model.fit(x, y, epochs=3, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
