@@ -97,7 +97,7 @@ def test_try_fails_where_numbers_differ(capsys, tmp_path, small, monkeypatch):
     from masked_rnn import trial
 
     monkeypatch.setattr(trial, "_differences", lambda *_: (0.0, 1.0))
-    code, out = run(capsys, "try", saved(floats(), tmp_path), *small)
+    code, out = run(capsys, "try", saved(words(), tmp_path), *small)
     assert code == 1 and "DO NOT AGREE" in out
 
 
