@@ -5,11 +5,11 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from masked_rnn.quiet import quiet_unless_it_fails
 
 LIBRARIES = ("masked_rnn", "tensorflow", "tensorflow-cpu", "keras", "numpy", "torch", "onnxruntime",
              "openvino")
@@ -35,7 +35,7 @@ def confine(threads):
 
 def start_tensorflow(threads):
     """Imports TensorFlow and Keras, quietly, and sets TensorFlow's threads."""
-    with _quiet_unless_it_fails():
+    with quiet_unless_it_fails():
         tf = importlib.import_module("tensorflow")
         importlib.import_module("keras")
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -157,21 +157,3 @@ def _cpu_info(key):
             if name.strip() == key:
                 return value.strip()
     return ""
-
-
-@contextlib.contextmanager
-def _quiet_unless_it_fails():
-    """Holds back standard error: TensorFlow writes start-up notes before its log level counts."""
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    with tempfile.TemporaryFile() as held_back:
-        os.dup2(held_back.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held_back.seek(0)
-            os.write(standard_error, held_back.read())
-            raise
-        finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)

@@ -12,14 +12,14 @@ Writes a picture of 2 and 3. Exits with 1 if a number is not what it should be.
 """
 
 import argparse
-import contextlib
 import importlib.util
 import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
+
+from masked_rnn.quiet import quiet_unless_it_fails
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -27,24 +27,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 for needed in ("tensorflow", "sktime", "matplotlib", "rich"):
     if importlib.util.find_spec(needed) is None:
         sys.exit(f"The demo needs {needed}: pip install 'masked_rnn[cpu,demo]'")
-
-
-@contextlib.contextmanager
-def quiet_unless_it_fails():
-    """Holds back standard error: TensorFlow logs its start-up notes before its log level counts."""
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    with tempfile.TemporaryFile() as held_back:
-        os.dup2(held_back.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held_back.seek(0)
-            os.write(standard_error, held_back.read())
-            raise
-        finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
 
 
 with quiet_unless_it_fails():

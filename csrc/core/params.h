@@ -82,10 +82,6 @@ constexpr int gates(Cell cell) {
 // GRU z, r, h@U_h+b_h, hh; GRU reset before z, r, hh; LSTM i, f, g, o; simple RNN h.
 constexpr int saved_slots(Cell cell) { return cell == Cell::kGru ? 4 : gates(cell); }
 
-// Values that forward keeps for each real step and unit: the slots, h, and c for LSTM.
-// At most G + 2.
-constexpr int reserve_slots(Cell cell) { return saved_slots(cell) + (cell == Cell::kLstm ? 2 : 1); }
-
 constexpr size_t bytes_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }

@@ -171,8 +171,6 @@ int default_threads() {
   return threads;
 }
 
-int pool_size() { return default_threads(); }
-
 void run_on_threads(int threads, void (*job)(void*, int), void* argument) {
   if (threads <= 1) {
     job(argument, 0);

@@ -23,9 +23,6 @@ MASKED_RNN_API int default_threads();
 // runnable threads than cores would stall every one of them.
 void run_on_threads(int threads, void (*job)(void* argument, int thread), void* argument);
 
-// Threads that run_on_threads gives a call that names no number.
-MASKED_RNN_API int pool_size();
-
 // Stages of work that the threads of a call go through together. Each stage has a few items; a
 // thread takes the item of its own number first (its weights are in this core's cache), then
 // whatever nobody has begun, and enters the next stage when all items are done. So a thread

@@ -233,7 +233,7 @@ PYBIND11_MODULE(_core, m) {
       },
       py::arg("threads") = 0, py::arg("dtype") = "float32", py::arg("isa") = "",
       "FLOP/s of multiply-adds in registers, measured for some 0.1 s.");
-  m.def("threads", &pool_size, "Threads that a call may use.");
+  m.def("threads", &default_threads, "Threads that a call may use.");
 }
 
 }  // namespace masked_rnn::python
