@@ -19,4 +19,9 @@ struct MASKED_RNN_API ResourceExhausted : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A device or its driver that is missing, too old or has failed: says what to install or do.
+struct MASKED_RNN_API DeviceError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 }  // namespace masked_rnn
