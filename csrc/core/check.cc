@@ -91,6 +91,8 @@ void check_shapes(const Shapes& s, Problem& p) {
                                             p.units, "[D,batch,units]");
   checked_product({p.batch, p.time, p.features, 8}, "inputs");
   checked_product({p.batch, p.time, p.units, 8 * (g + 2)}, "outputs");
+  checked_product({p.batch, p.units, 8}, "the state");
+  checked_product({p.batch, 8}, "the schedule");
   checked_product({p.features, gate_units, 8}, "kernel");
   checked_product({p.units, gate_units, 8}, "recurrent_kernel");
 }

@@ -32,7 +32,7 @@ struct Plan::State {
   Split split;
 
   State(const Problem& p, const Options& options)
-      : problem(p), kernel(choose_kernel(p, options.isa.c_str())) {
+      : problem(p), kernel(choose_kernel(p, options.isa)) {
     vector = static_cast<int>(kernel.vector_bytes / real_bytes(p));
     if (options.threads < 0) {
       throw InvalidArgument("threads is " + std::to_string(options.threads) +
@@ -42,16 +42,26 @@ struct Plan::State {
       throw ResourceExhausted("inputs has " + std::to_string(p.time) +
                               " time steps, more than 2147483647");
     }
-    schedule.count_steps(problem);
+    make_schedule("rows", p.batch, [&] { schedule.count_steps(problem); });
   }
 
   void deal(Split how) {
     split = how;
-    schedule.deal(problem, split.groups);
+    make_schedule("real steps", schedule.real_steps(),
+                  [&] { schedule.deal(problem, split.groups); });
+  }
+
+  template <class Make>
+  static void make_schedule(const char* of, int64_t size, const Make& make) {
+    try {
+      make();
+    } catch (const std::bad_alloc&) {
+      throw ResourceExhausted("cannot allocate the schedule of " + std::to_string(size) + " " + of);
+    }
   }
 
   int threads(const Options& options) const {
-    return options.threads > 0 ? std::min(options.threads, 1024) : default_threads();
+    return options.threads > 0 ? std::min(options.threads, kMostThreads) : default_threads();
   }
   Split best_split(const Options& options) const {
     return choose_split(problem, schedule, Blocks(problem, vector).units, threads(options));
@@ -111,7 +121,8 @@ Plan::Plan(const Problem& problem, const void* reserve, int64_t reserve_bytes,
   // The number of parts may differ from forward's, that of groups may not: the reserve is laid
   // out by them.
   Split split = state_->best_split(options);
-  const bool plausible = given.magic == kMagic && given.groups >= 1 && given.groups <= 1024;
+  const bool plausible = given.magic == kMagic && given.groups >= 1 && given.groups <= kMostThreads &&
+                         given.groups <= std::max<int64_t>(1, state_->schedule.rows());
   if (plausible && given.groups != split.groups) split = {given.groups, 1};
   state_->deal(split);
   const ReserveLayout layout(problem, state_->schedule, state_->vector);
@@ -181,9 +192,9 @@ std::vector<KernelName> kernels() {
 double fma_peak(DType dtype, int threads, const std::string& isa) {
   Problem problem;
   problem.dtype = dtype;
-  const Choice choice = choose_kernel(problem, isa.c_str());
-  std::vector<double> flops(threads > 0 ? threads : default_threads());
-  std::vector<std::thread> workers;
+  const Choice choice = choose_kernel(problem, isa);
+  std::vector<double> flops(threads > 0 ? std::min(threads, kMostThreads) : default_threads());
+  std::vector<std::jthread> workers;  // joined also where one of them cannot be started
   for (double& rate : flops) {
     workers.emplace_back([&rate, &choice] {
       using Clock = std::chrono::steady_clock;
@@ -196,7 +207,7 @@ double fma_peak(DType dtype, int threads, const std::string& isa) {
       }
     });
   }
-  for (std::thread& worker : workers) worker.join();
+  workers.clear();
   return std::accumulate(flops.begin(), flops.end(), 0.0);
 }
 

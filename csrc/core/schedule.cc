@@ -16,6 +16,10 @@ void Schedule::count_steps(const Problem& p) {
   }
 }
 
+int64_t Schedule::rows() const {
+  return std::count_if(count.begin(), count.end(), [](int64_t c) { return c > 0; });
+}
+
 int64_t Schedule::real_steps() const {
   return std::accumulate(count.begin(), count.end(), int64_t{0});
 }
@@ -68,8 +72,7 @@ void Schedule::deal(const Problem& p, int number_of_groups) {
 
 Split choose_split(const Problem& p, const Schedule& schedule, int64_t unit_blocks, int threads) {
   const int64_t real_steps = schedule.real_steps();
-  const int64_t rows = std::count_if(schedule.count.begin(), schedule.count.end(),
-                                     [](int64_t c) { return c > 0; });
+  const int64_t rows = schedule.rows();
   if (threads < 2 || rows == 0) return {};
 
   // Waking a thread costs some 5 us, as much as 0.5 M multiply-adds on one core.

@@ -35,6 +35,7 @@ struct Schedule {
   // Real steps per row; then the rows dealt to `groups` groups of nearly equal work.
   void count_steps(const Problem& problem);
   void deal(const Problem& problem, int groups);
+  int64_t rows() const;  // that have a real step
   int64_t real_steps() const;
 };
 

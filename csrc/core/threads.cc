@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -88,6 +88,7 @@ class Pool {
       return;
     }
     std::vector<Worker*> workers;
+    workers.reserve(threads);
     {
       std::unique_lock<std::mutex> lock(mutex_);
       const uint64_t number = next_number_++;
@@ -97,7 +98,7 @@ class Pool {
       ++serving_;
       try {
         for (int i = 1; i < threads; ++i) workers.push_back(take_worker());
-      } catch (const std::system_error& e) {
+      } catch (const std::exception& e) {  // system_error for a thread, bad_alloc
         idle_.insert(idle_.end(), workers.begin(), workers.end());
         busy_ -= threads;
         queue_moved_.notify_all();
@@ -122,9 +123,10 @@ class Pool {
   // with an interpreter that is shutting down.
   Worker* take_worker() {
     if (idle_.empty()) {
-      auto* worker = new Worker;
-      std::thread(&Worker::work, worker).detach();
-      return worker;
+      idle_.reserve(++made_);  // so that giving workers back allocates nothing
+      auto worker = std::make_unique<Worker>();
+      std::thread(&Worker::work, worker.get()).detach();
+      return worker.release();
     }
     Worker* worker = idle_.back();
     idle_.pop_back();
@@ -134,6 +136,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable queue_moved_;
   std::vector<Worker*> idle_;
+  size_t made_ = 0;  // workers, at most
   uint64_t next_number_ = 0, serving_ = 0;
   int size_ = default_threads();
   int busy_ = 0;
@@ -162,7 +165,7 @@ int default_threads() {
   static const int threads = [] {
     if (const char* text = std::getenv("MASKED_RNN_NUM_THREADS")) {
       const int given = std::atoi(text);
-      if (given > 0) return std::min(given, 1024);
+      if (given > 0) return std::min(given, kMostThreads);
     }
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));

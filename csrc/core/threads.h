@@ -12,6 +12,7 @@ namespace masked_rnn {
 // Threads a call may use when the caller names no number: MASKED_RNN_NUM_THREADS, else the
 // CPUs of the affinity mask.
 MASKED_RNN_API int default_threads();
+constexpr int kMostThreads = 1024;  // that a call uses, however many it asks for
 
 // Calls job(argument, i) for i = 0 on this thread and for i in 1..threads-1 on pool threads, and
 // returns when all that have started are done. A pool thread that has not woken up by the time

@@ -1,7 +1,6 @@
 #include "dispatch.h"
 
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
 #include "../error.h"
@@ -36,16 +35,16 @@ int count_supported() {
 #endif
 }
 
-const IsaTables& find(const char* name, const char* where) {
+const IsaTables& find(std::string_view name, const char* where) {
   const IsaTables* tables;
   const int count = supported_isas(&tables);
   std::string known;
   for (int i = 0; i < count; ++i) {
-    if (std::strcmp(tables[i].isa, name) == 0) return tables[i];
+    if (name == tables[i].isa) return tables[i];
     known += std::string(known.empty() ? "" : ", ") + tables[i].isa;
   }
-  throw InvalidArgument(std::string(where) + " is '" + name + "', needed: one of " + known +
-                        " (what this machine has)");
+  throw InvalidArgument(std::string(where) + " is '" + std::string(name) +
+                        "', needed: one of " + known + " (what this machine has)");
 }
 
 }  // namespace
@@ -56,8 +55,8 @@ int supported_isas(const IsaTables** tables) {
   return count;
 }
 
-const IsaTables& choose_isa(const char* name) {
-  if (name != nullptr && *name != '\0') return find(name, "isa");
+const IsaTables& choose_isa(std::string_view name) {
+  if (!name.empty()) return find(name, "isa");
   static const char* const forced = std::getenv("MASKED_RNN_ISA");
   if (forced != nullptr && *forced != '\0') return find(forced, "MASKED_RNN_ISA");
   const IsaTables* tables;
@@ -65,7 +64,7 @@ const IsaTables& choose_isa(const char* name) {
   return tables[count - 1];
 }
 
-Choice choose_kernel(const Problem& problem, const char* isa) {
+Choice choose_kernel(const Problem& problem, std::string_view isa) {
   Choice choice{0, nullptr, nullptr, nullptr};
   for (const IsaTables* tables = &choose_isa(isa); tables >= kAll; --tables) {
     const KernelTable* table =

@@ -1,6 +1,8 @@
 // Which kernels exist, and which this machine runs.
 #pragma once
 
+#include <string_view>
+
 #include "../job.h"
 
 namespace masked_rnn {
@@ -24,7 +26,7 @@ int supported_isas(const IsaTables** tables);
 
 // The one named, or for an empty name the best, which MASKED_RNN_ISA can lower.
 // Throws InvalidArgument for a name that does not exist or that this machine lacks.
-const IsaTables& choose_isa(const char* name);
+const IsaTables& choose_isa(std::string_view name);
 
 // The kernels for a cell and dtype: of the instruction set chosen, or where that has none, of the
 // best one below.
@@ -33,6 +35,6 @@ struct Choice {
   Kernel forward, backward;
   void (*multiply_adds)(int64_t count);  // with forward's instructions
 };
-Choice choose_kernel(const Problem& problem, const char* isa);
+Choice choose_kernel(const Problem& problem, std::string_view isa);
 
 }  // namespace masked_rnn
