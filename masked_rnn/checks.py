@@ -57,15 +57,12 @@ def step_mask(mask, inputs, at_run_time=False):
     Raises:
         ValueError: wrong rank, shape or dtype, as far as known.
     """
-    try:
-        mask = tf.convert_to_tensor(mask)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"mask cannot be made a tensor ({error}), needed is [batch, time]."
-        ) from error
+    mask = tensor("mask", mask)
     if mask.dtype != tf.bool:
         if not (mask.dtype.is_floating or mask.dtype.is_integer):
             raise ValueError(f"mask has dtype {mask.dtype.name}, needed is bool or a number.")
+        if mask.dtype.name in ("int4", "uint4"):
+            mask = tf.cast(mask, tf.int8)  # TensorFlow has no way to bool from these
         mask = tf.cast(mask, tf.bool)
     mask_shape(mask.shape, inputs.shape)
     known = mask.shape[:2].is_fully_defined() and inputs.shape[:2].is_fully_defined()
@@ -86,13 +83,9 @@ def lengths_mask(sequence_length, inputs):
         ValueError: wrong rank, shape or dtype, or a length outside 0..T, as far as known; else
             the graph asserts it (InvalidArgumentError).
     """
-    try:
-        lengths = tf.convert_to_tensor(sequence_length)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"sequence_length cannot be made a tensor ({error}), needed are integers [batch]."
-        ) from error
-    if not lengths.dtype.is_integer and lengths.shape != [0]:  # [] becomes float32
+    lengths = tensor("sequence_length", sequence_length)
+    empty = lengths.dtype.is_floating and lengths.shape == [0]  # [] becomes float32
+    if not lengths.dtype.is_integer and not empty:
         raise ValueError(
             f"sequence_length has dtype {lengths.dtype.name}, needed is an integer dtype."
         )
@@ -138,6 +131,14 @@ def effective_mask(sequence_length, mask, inputs):
     return tf.logical_and(lengths, step_mask(mask, inputs, at_run_time=True))
 
 
+def numeric(argument, dtype):
+    """Raises ValueError for a dtype that is no real number: TensorFlow would cut off the imaginary
+    part, or fail somewhere else."""
+    dtype = tf.as_dtype(dtype)
+    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+        raise ValueError(f"{argument} has dtype {dtype.name}, needed is a real number.")
+
+
 def same_dtype(argument, given, needed):
     """Raises ValueError where a tensor's dtype is not that of the inputs."""
     if given != needed:
@@ -154,7 +155,9 @@ def tensor(argument, value, dtype=None):
         wanted = dtype  # Python numbers take the dtype of the inputs
     try:
         return tf.convert_to_tensor(value, dtype=wanted)
-    except (TypeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an object may raise anything when it is read
         kind = type(value).__name__ if not isinstance(value, np.ndarray) else str(value.dtype)
         raise ValueError(f"{argument} cannot be made a tensor from {kind} ({error}).") from error
 

@@ -177,7 +177,13 @@ def _cudnn(kernel, recurrent_kernel, bias, gates):
 
 
 def _arrays(**given):
-    return [np.asarray(value) for value in given.values()]
+    arrays = []
+    for argument, value in given.items():
+        array = np.asarray(value)
+        if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
+            raise ValueError(f"{argument} has dtype {array.dtype}, needed are numbers.")
+        arrays.append(array)
+    return arrays
 
 
 def _split(kernel, units):

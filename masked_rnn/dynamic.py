@@ -102,11 +102,15 @@ def bidirectional_dynamic_rnn(
 
 
 def _run(cell, inputs, lengths, state, dtype, time_major, backwards):
-    if isinstance(cell, (list, tuple)):
+    if isinstance(cell, (list, tuple)) and cell:
         cell = keras.layers.StackedRNNCells(list(cell))
     if not isinstance(cell, keras.layers.Layer) or not hasattr(cell, "state_size"):
         given = type(cell).__name__
         raise ValueError(f"cell is {given}, needed is a Keras cell, or a list of them.")
+    if dtype is not None:
+        dtype = keras.backend.standardize_dtype(dtype)
+        if not tf.as_dtype(dtype).is_floating:
+            raise ValueError(f"dtype is {dtype}, needed is a floating dtype.")
     layer = RNN(
         cell,
         return_sequences=True,
@@ -138,7 +142,6 @@ def _run(cell, inputs, lengths, state, dtype, time_major, backwards):
         outputs = keras.ops.transpose(outputs, (1, 0, 2))
     after = _as_state_size(cell, after)
     if dtype is not None:
-        dtype = keras.backend.standardize_dtype(dtype)
         outputs = keras.ops.cast(outputs, dtype)
         after = keras.tree.map_structure(lambda s: keras.ops.cast(s, dtype), after)
     return outputs, after

@@ -54,12 +54,14 @@ class _FusedLayer:
     def __init__(self, units, *args, **kwargs):
         try:
             units = operator.index(units)  # Keras takes no NumPy integer
-        except TypeError:
+        except (AttributeError, TypeError):  # the former from a tensor of floats
             raise ValueError(
                 f"units is {units!r} ({type(units).__name__}), needed is a positive integer."
             ) from None
         old_models.drop_time_major(kwargs)
         super().__init__(units, *args, **kwargs)
+        if not tf.as_dtype(self.compute_dtype).is_floating:
+            raise ValueError(f"dtype is {self.compute_dtype}, needed is a floating dtype.")
         self._become_fused()
 
     def _become_fused(self):
@@ -141,6 +143,7 @@ class _FusedLayer:
                 f"{checks.shown(sequences.shape)}. Cannot unroll: give the time in keras.Input, "
                 "or leave unroll away."
             )
+        checks.numeric("sequences", sequences.dtype)
         mask = self._checked_mask(sequences, initial_state, mask, sequence_length)
         initial_state = self._checked_state(sequences, initial_state)
         try:
@@ -204,7 +207,7 @@ class _FusedLayer:
         if initial_state is not None:
             units = cells.state_units(self.cell)
             for state, size in zip(self._listed(initial_state), units):
-                self._check_state_shape(state.shape, sequences.shape, size)
+                self._check_state(state, sequences.shape, size)
         spec = super().compute_output_spec(
             sequences, initial_state=initial_state, mask=mask, training=training
         )
@@ -306,7 +309,8 @@ class _FusedLayer:
             self._check_stateful_batch(sequences.shape[0])
         checked = []
         for state, units in zip(states, cells.state_units(self.cell)):
-            self._check_state_shape(state.shape, sequences.shape, units)
+            self._check_state(state, sequences.shape, units)
+            checks.numeric("initial_state", state.dtype)
             checked.append(keras.ops.convert_to_tensor(state, dtype=self.cell.compute_dtype))
         return checked
 
@@ -320,9 +324,13 @@ class _FusedLayer:
                 f"- Received batch size: {batch}"
             )
 
-    def _check_state_shape(self, shape, sequences_shape, units):
+    def _check_state(self, state, sequences_shape, units):
+        if not hasattr(state, "shape"):
+            raise ValueError(
+                f"initial_state is {type(state).__name__}, needed is {self._state_needed()}."
+            )
         needed = [sequences_shape[0], units]
-        checks.require_shape("initial_state", shape, needed, "[batch, units]")
+        checks.require_shape("initial_state", state.shape, needed, "[batch, units of the cell]")
 
     def _listed(self, initial_state):
         """initial_state as a list of as many arrays or tensors as the cell has states."""
@@ -336,7 +344,7 @@ class _FusedLayer:
                     [keras.ops.convert_to_numpy(s) if hasattr(s, "shape") else s for s in states],
                     dtype="float64",
                 )
-            except (TypeError, ValueError) as error:
+            except (NotImplementedError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"initial_state cannot be made arrays ({error}), needed is "
                     f"{self._state_needed()}."

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core
+from .flags import flag
 
 __all__ = ["Gradients", "gru", "gru_vjp", "lstm", "lstm_vjp"]
 
@@ -90,7 +91,7 @@ def gru(
     Raises:
         ValueError: names the argument, what was given and what is needed.
     """
-    cell = "gru" if reset_after else "gru_reset_before"
+    cell = "gru" if flag("reset_after", reset_after) else "gru_reset_before"
     arguments = _arguments(
         cell, inputs, kernel, recurrent_kernel, bias, mask, sequence_length, initial_state, None,
         activation, recurrent_activation, go_backwards, zero_output_for_mask,
@@ -164,7 +165,7 @@ def gru_vjp(
     Raises:
         ValueError: names the argument, what was given and what is needed.
     """
-    cell = "gru" if reset_after else "gru_reset_before"
+    cell = "gru" if flag("reset_after", reset_after) else "gru_reset_before"
     arguments = _arguments(
         cell, inputs, kernel, recurrent_kernel, bias, mask, sequence_length, initial_state, None,
         activation, recurrent_activation, go_backwards, zero_output_for_mask,
@@ -229,7 +230,7 @@ def _arguments(
         inputs, kernel, recurrent_kernel, bias, mask, initial_h, initial_c, None, None,
         _activation("activation", activation),
         _activation("recurrent_activation", recurrent_activation),
-        bool(go_backwards), bool(zero_output_for_mask), True,
+        flag("go_backwards", go_backwards), flag("zero_output_for_mask", zero_output_for_mask), True,
     )
 
 
@@ -323,7 +324,9 @@ def _as_array(name, value):
                     raise
         if hasattr(value, "__array__"):
             return np.asarray(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an object may raise anything when it is read
         raise ValueError(
             f"{name} is a {_type_name(value)} that NumPy cannot read ({error}), needed: an array "
             "in CPU memory"

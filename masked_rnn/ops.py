@@ -8,6 +8,7 @@ from typing import Any, Optional, Tuple
 import tensorflow as tf
 
 from masked_rnn import activations, checks, differentiable, library, ragged
+from masked_rnn.flags import flag
 
 try:  # Not public, but what TensorFlow's own custom gradients use.
     from tensorflow.python.eager import forwardprop_util, record
@@ -145,7 +146,7 @@ def gru(
     if isinstance(state, (list, tuple)) and len(state) == 1 and _rank(state[0]) == 2:
         state = state[0]  # Keras's way to give one state
     outputs, state_h, _ = _call(
-        "gru" if reset_after else "gru_reset_before",
+        "gru" if flag("reset_after", reset_after) else "gru_reset_before",
         inputs,
         kernel,
         recurrent_kernel,
@@ -296,8 +297,8 @@ def _call(
         *state,
         activation=_fused("activation", activation),
         recurrent_activation=_fused("recurrent_activation", recurrent_activation),
-        go_backwards=bool(go_backwards),
-        zero_output_for_mask=bool(zero_output_for_mask),
+        go_backwards=flag("go_backwards", go_backwards),
+        zero_output_for_mask=flag("zero_output_for_mask", zero_output_for_mask),
     )
     if ragged.is_ragged(given):
         real = tf.reverse(mask, [1]) if go_backwards else mask

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from masked_rnn import cells, checks, fallback, old_models
+from masked_rnn import cells, fallback, old_models
 from masked_rnn.layers import KerasRNN, _FusedLayer
 
 
@@ -30,8 +30,15 @@ class RNN(_FusedLayer, KerasRNN):
 
     def __init__(self, cell, *args, **kwargs):
         old_models.drop_time_major(kwargs)
+        if isinstance(cell, (list, tuple)) and not cell:
+            raise ValueError("cell is an empty list, needed is a cell or a list of cells.")
         KerasRNN.__init__(self, cell, *args, **kwargs)
         self._become_fused()
+
+    def _become_fused(self):
+        super()._become_fused()
+        if cells.all_known(self.cell):
+            self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def build(self, sequences_shape, initial_state_shape=None):
         KerasRNN.build(self, sequences_shape, initial_state_shape)
@@ -120,14 +127,14 @@ class RNN(_FusedLayer, KerasRNN):
             return super()._listed(initial_state)
         if len(flat) != len(needed):
             raise ValueError(
-                f"initial_state holds {len(flat)} tensors, needed are {len(needed)}, with "
-                f"{', '.join(map(str, needed))} units."
+                f"initial_state holds {len(flat)} tensors, needed are {len(needed)} "
+                f"{self._state_needed()}."
             )
         return flat
 
-    def _check_state_shape(self, shape, sequences_shape, units):
-        needed = [sequences_shape[0], units]
-        checks.require_shape("initial_state", shape, needed, "[batch, units of the cell]")
+    def _state_needed(self):
+        sizes = ", ".join(map(str, cells.state_units(self.cell)))
+        return f"tensors [batch, units of the cell] with {sizes} units"
 
 
 def _all_arrays(values):

@@ -20,6 +20,18 @@ namespace {
 
 constexpr uint64_t kMagic = 0x6d61736b726e6e31;  // "maskrnn1"
 
+// FNV-1a, a number at a time.
+uint64_t hash_rows(const Problem& p, const std::vector<int64_t>& real_steps) {
+  uint64_t hash = 0xcbf29ce484222325;
+  const auto add = [&hash](int64_t x) {
+    hash = (hash ^ static_cast<uint64_t>(x)) * 0x100000001b3;
+    hash ^= hash >> 32;
+  };
+  for (int64_t x : {int64_t{p.go_backwards}, p.batch, p.time, p.features}) add(x);
+  for (int64_t n : real_steps) add(n);
+  return hash;
+}
+
 int64_t real_bytes(const Problem& p) { return p.dtype == DType::kFloat64 ? 8 : 4; }
 
 }  // namespace
@@ -78,7 +90,8 @@ struct Plan::State {
             vector,
             problem.units,
             schedule.real_steps(),
-            kReserveHeaderBytes + checked_product({elements, real_bytes(problem)}, "the reserve")};
+            kReserveHeaderBytes + checked_product({elements, real_bytes(problem)}, "the reserve"),
+            hash_rows(problem, schedule.count)};
   }
 
   void run(Kernel function, Job& job, int64_t workspace_elements) const {
