@@ -25,6 +25,28 @@ def require_shape(argument, given, needed, meaning):
         )
 
 
+def ranked(argument, value, rank, meaning):
+    """`value`, asserted at run time to be of a rank and no empty vector, where a graph does not
+    know it: to the op an empty vector is an absent argument.
+
+    Args:
+        argument: name of the argument.
+        value: tensor.
+        rank: the one needed.
+        meaning: what its sizes are, e.g. "[batch, units]".
+    """
+    if value.shape.rank is None:
+        message = f"{argument} has another rank than needed, which is that of {meaning}."
+        with tf.control_dependencies([tf.debugging.assert_rank(value, rank, message)]):
+            value = tf.identity(value)
+        value.set_shape([None] * rank)
+    if value.shape.as_list() == [None]:
+        message = f"{argument} is empty, needed is {meaning}."
+        with tf.control_dependencies([tf.debugging.assert_positive(tf.size(value), message)]):
+            value = tf.identity(value)
+    return value
+
+
 def shown(shape):
     """A shape as NumPy prints it, e.g. (None, 6)."""
     shape = tf.TensorShape(shape)

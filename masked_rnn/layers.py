@@ -311,7 +311,8 @@ class _FusedLayer:
         for state, units in zip(states, cells.state_units(self.cell)):
             self._check_state(state, sequences.shape, units)
             checks.numeric("initial_state", state.dtype)
-            checked.append(keras.ops.convert_to_tensor(state, dtype=self.cell.compute_dtype))
+            state = keras.ops.convert_to_tensor(state, dtype=self.cell.compute_dtype)
+            checked.append(checks.ranked("initial_state", state, 2, "[batch, units]"))
         return checked
 
     def _check_stateful_batch(self, batch):

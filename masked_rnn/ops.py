@@ -260,7 +260,7 @@ def _call(
         value = checks.tensor(argument, value, inputs.dtype)
         checks.same_dtype(argument, value.dtype, inputs.dtype)
         checks.require_shape(argument, value.shape, needed, meaning)
-        return value
+        return checks.ranked(argument, value, len(needed), meaning)
 
     gates = differentiable.GATES[cell]
     recurrent_kernel = weights(

@@ -266,6 +266,39 @@ def test_gradients_on_arrays(data):
             check_numbers(g, w, np.dtype("float64"))
 
 
+@pytest.mark.parametrize("shape", ((0,), (5,), (1, 5), (2, 1), (2, 5, 1), ()))
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_graph_that_knows_no_shape(cell, shape):
+    """An empty vector is what an absent argument is to the op; nobody else's may become one."""
+    call = right_call(cell, (2, 4, 3, 5), "float32", False, np.random.default_rng(0))
+    function = masked_rnn.lstm if cell == "lstm" else masked_rnn.gru
+    unknown = tf.TensorSpec(None, "float32")
+
+    @tf.function(input_signature=[unknown] * 4)
+    def run(kernel, recurrent_kernel, bias, state):
+        state = [state, state] if cell == "lstm" else state
+        changed = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
+        return function(**{**call, **changed, "initial_state": state})[0]
+
+    weights = [call[n] for n in ("kernel", "recurrent_kernel", "bias")]
+    state = np.ones((2, 5), "float32")
+    assert run(*weights, state).shape == (2, 4, 5)
+    for at in range(4):
+        arguments = [*weights, state]
+        arguments[at] = np.ones(shape, "float32")
+        named = ("kernel", "kernel", "bias", "initial_state")[at]
+        with pytest.raises(tf.errors.InvalidArgumentError, match=named):
+            run(*arguments)
+    layer = built_layer(cell)
+    in_layer = tf.function(
+        lambda state: layer(call["inputs"], initial_state=[state] * len(layer.state_size)),
+        input_signature=[unknown],
+    )
+    assert in_layer(state)[0].shape == (2, 4, 5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="initial_state"):
+        in_layer(np.ones(shape, "float32"))
+
+
 # --- layers --------------------------------------------------------------------------------
 
 LAYERS = {
