@@ -472,6 +472,8 @@ def mask_from_lengths(args, kwargs):
     carried = get_keras_mask(sequences)
     symbolic = [isinstance(x, keras.KerasTensor) for x in (lengths, sequences, carried)]
     if any(symbolic):
+        if len(getattr(sequences, "shape", ())) != 3:
+            return None  # Keras says so
         if isinstance(lengths, (list, tuple)):
             lengths = np.asarray(lengths)
         carried = [] if carried is None else [carried]
