@@ -24,10 +24,9 @@ from .test_core import run
 from .test_numpy import flat, flat_gradients, incoming, public_call
 
 KERNELS = [(k["cell"], k["dtype"], k["isa"]) for k in _core.kernels()]
-# Those that make a contraction of a step: with others rounding errors grow from step to step, in
-# the reference too. Every activation is in the table of tests/cases.py.
+# Those that make a contraction of a step, and have no kink that float32 and float64 may see from
+# different sides. With the gates' sigmoid; every activation is in the table of tests/cases.py.
 ACTIVATIONS = ("tanh", "tanh", "sigmoid", "softsign")
-GATE_ACTIVATIONS = ("sigmoid", "sigmoid", "hard_sigmoid")
 dropout = st.sampled_from(("", "", "shared", "per_gate"))
 
 sizes = st.tuples(
@@ -52,7 +51,6 @@ def calls(draw, most_dropout=True):
         input_dropout=draw(dropout) if most_dropout else "",
         recurrent_dropout=draw(dropout) if most_dropout else "",
         activation=draw(st.sampled_from(ACTIVATIONS)),
-        recurrent_activation=draw(st.sampled_from(GATE_ACTIVATIONS)),
         **options,
     )
     if draw(st.integers(0, 7)) == 0:
