@@ -58,6 +58,11 @@ class _FusedLayer:
             raise ValueError(
                 f"units is {units!r} ({type(units).__name__}), needed is a positive integer."
             ) from None
+        if units >= 2**29:  # TensorFlow would wait ten seconds for the memory
+            raise ValueError(
+                f"units is {units}, needed is less than 2^29: recurrent_kernel, [units, gates * "
+                "units], would have more bytes than 64 bits can count."
+            )
         old_models.drop_time_major(kwargs)
         super().__init__(units, *args, **kwargs)
         if not tf.as_dtype(self.compute_dtype).is_floating:
