@@ -18,7 +18,7 @@ struct Options {
 // A call, planned on the host. All arrays of `problem` are device pointers and none is read here:
 // how many real steps there are is known on the device only, so sizes are those of B*T steps.
 // Forward and backward queue their work on the stream and return; nothing is copied to the host.
-class Plan {
+class MASKED_RNN_API Plan {
  public:
   // Throws InvalidArgument, ResourceExhausted.
   Plan(const Device& device, const Problem& problem, const Options& options = {});
