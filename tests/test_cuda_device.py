@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -256,3 +257,17 @@ def test_writers_at_once_and_killed(built, tmp_path):
         writer.wait()
     sizes = {p.stat().st_size for p in tmp_path.iterdir() if p.suffix == ".masked_rnn"}
     assert sizes == {200000 + i + 5 + 51 for i in range(3)}
+
+
+# --- masked_rnn.numpy on GPU arrays ------------------------------------------------------------
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("pools", ["1", "0"])
+def test_numpy_functions_on_gpu_arrays(built, tmp_path_factory, pools):
+    cache = tmp_path_factory.getbasetemp() / "numpy_cache"  # shared: compiled once
+    _, environment = command_and_environment(built, cache, "", FAKE_CUDA_POOLS=pools)
+    unless_pools = [] if pools == "1" else ["-k", "not runs_out"]
+    command = [sys.executable, str(ROOT / "tests/cuda/numpy_on_gpu.py"), *unless_pools]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -65,7 +65,8 @@ API int cublasGemmStridedBatchedEx(cublasHandle_t, int ta, int tb, int m, int n,
   if (a_type != b_type || a_type != c_type) return 15;  // CUBLAS_STATUS_NOT_SUPPORTED
   if (compute == CUBLAS_COMPUTE_64F && a_type == CUDA_R_64F) {
     multiply_all<double>(ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, count);
-  } else if (compute == CUBLAS_COMPUTE_32F && a_type == CUDA_R_32F) {
+  } else if ((compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_FAST_TF32) &&
+             a_type == CUDA_R_32F) {
     multiply_all<float>(ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, count);
   } else {
     return 15;
