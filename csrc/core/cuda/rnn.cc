@@ -1,5 +1,6 @@
 #include "rnn.h"
 
+#include <algorithm>
 #include <climits>
 
 #include "choose.h"
@@ -22,7 +23,7 @@ Plan::Plan(const Device& device, const Problem& problem, const Options& options)
 int64_t Plan::reserve_bytes() const {
   Arena arena(nullptr);
   const Reserve reserve(arena, problem_);
-  return arena.bytes();
+  return std::max<int64_t>(arena.bytes(), 1);  // none at all says that forward kept none
 }
 
 void Plan::check_reserve(const void* reserve, int64_t bytes) const {
