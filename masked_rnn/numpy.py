@@ -16,13 +16,18 @@ dtype.
 A masked step carries the state: its output repeats the output before it (zeros before the first
 real step), or is zero with zero_output_for_mask=True.  What stands at a masked step of `inputs`,
 NaN and Inf included, is never read.
+
+Arrays on an NVIDIA GPU (CuPy, PyTorch, anything with `__dlpack__`) are computed with there: all
+arrays of a call are on one device and C-contiguous, the mask is bool or uint8.  The work is queued
+on `stream` and the call returns; results are arrays with `__dlpack__`, for `torch.from_dlpack` or
+`cupy.from_dlpack`.  The driver, and libraries that TensorFlow, PyTorch and CuPy bring, suffice.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _core
+from . import _core, cuda
 from .flags import flag
 
 __all__ = ["Gradients", "gru", "gru_vjp", "lstm", "lstm_vjp"]
@@ -41,11 +46,11 @@ class Gradients(NamedTuple):
     for LSTM.
     """
 
-    inputs: np.ndarray
-    kernel: np.ndarray
-    recurrent_kernel: np.ndarray
-    bias: np.ndarray | None
-    initial_state: np.ndarray | tuple | None
+    inputs: Any
+    kernel: Any
+    recurrent_kernel: Any
+    bias: Any
+    initial_state: Any
 
 
 def gru(
@@ -61,6 +66,7 @@ def gru(
     go_backwards=False,
     zero_output_for_mask=False,
     reset_after=True,
+    stream=None,
 ):
     """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078), with Keras's gates z, r, h.
 
@@ -84,19 +90,24 @@ def gru(
             in the order of processing.
         zero_output_for_mask: outputs at masked steps are zero.
         reset_after: see the formula.
+        stream: for arrays on a GPU, the CUDA stream to queue the work on: a stream of PyTorch or
+            CuPy, or its number; None is the default stream.  Arguments must be kept until its
+            work is done.
 
     Returns:
         (outputs [B,T,H], state [B,H]).
 
     Raises:
         ValueError: names the argument, what was given and what is needed.
+        RuntimeError: a GPU, its driver or a library of NVIDIA's is missing or has failed.
+        MemoryError: there is not enough memory.
     """
     cell = "gru" if flag("reset_after", reset_after) else "gru_reset_before"
     arguments = _arguments(
         cell, inputs, kernel, recurrent_kernel, bias, mask, sequence_length, initial_state, None,
-        activation, recurrent_activation, go_backwards, zero_output_for_mask,
+        activation, recurrent_activation, go_backwards, zero_output_for_mask, stream,
     )
-    outputs, state, _, _ = _core.forward(cell, *arguments, False)
+    outputs, state, _, _ = _forward(cell, arguments, False, stream)
     return outputs, state
 
 
@@ -112,6 +123,7 @@ def lstm(
     recurrent_activation="sigmoid",
     go_backwards=False,
     zero_output_for_mask=False,
+    stream=None,
 ):
     """Long short-term memory (Hochreiter and Schmidhuber 1997), with Keras's gates i, f, c, o.
 
@@ -128,9 +140,9 @@ def lstm(
     initial_h, initial_c = _pair("initial_state", initial_state)
     arguments = _arguments(
         "lstm", inputs, kernel, recurrent_kernel, bias, mask, sequence_length, initial_h, initial_c,
-        activation, recurrent_activation, go_backwards, zero_output_for_mask,
+        activation, recurrent_activation, go_backwards, zero_output_for_mask, stream,
     )
-    outputs, state_h, state_c, _ = _core.forward("lstm", *arguments, False)
+    outputs, state_h, state_c, _ = _forward("lstm", arguments, False, stream)
     return outputs, (state_h, state_c)
 
 
@@ -149,6 +161,7 @@ def gru_vjp(
     reset_after=True,
     d_outputs=None,
     d_state=None,
+    stream=None,
 ):
     """Gradients of a scalar with respect to the arrays of `gru` (vector-Jacobian product).
 
@@ -168,9 +181,9 @@ def gru_vjp(
     cell = "gru" if flag("reset_after", reset_after) else "gru_reset_before"
     arguments = _arguments(
         cell, inputs, kernel, recurrent_kernel, bias, mask, sequence_length, initial_state, None,
-        activation, recurrent_activation, go_backwards, zero_output_for_mask,
+        activation, recurrent_activation, go_backwards, zero_output_for_mask, stream,
     )
-    gradients, d_initial, _ = _backward(cell, arguments, d_outputs, d_state, None)
+    gradients, d_initial, _ = _backward(cell, arguments, d_outputs, d_state, None, stream)
     return Gradients(*gradients, None if initial_state is None else d_initial)
 
 
@@ -188,6 +201,7 @@ def lstm_vjp(
     zero_output_for_mask=False,
     d_outputs=None,
     d_state=None,
+    stream=None,
 ):
     """Gradients of a scalar with respect to the arrays of `lstm` (vector-Jacobian product).
 
@@ -198,10 +212,10 @@ def lstm_vjp(
     initial_h, initial_c = _pair("initial_state", initial_state)
     arguments = _arguments(
         "lstm", inputs, kernel, recurrent_kernel, bias, mask, sequence_length, initial_h, initial_c,
-        activation, recurrent_activation, go_backwards, zero_output_for_mask,
+        activation, recurrent_activation, go_backwards, zero_output_for_mask, stream,
     )
     d_h, d_c = _pair("d_state", d_state, part_may_be_none=True)
-    gradients, *d_initial = _backward("lstm", arguments, d_outputs, d_h, d_c)
+    gradients, *d_initial = _backward("lstm", arguments, d_outputs, d_h, d_c, stream)
     return Gradients(*gradients, None if initial_state is None else tuple(d_initial))
 
 
@@ -210,7 +224,7 @@ def lstm_vjp(
 
 def _arguments(
     cell, inputs, kernel, recurrent_kernel, bias, mask, sequence_length, initial_h, initial_c,
-    activation, recurrent_activation, go_backwards, zero_output_for_mask,
+    activation, recurrent_activation, go_backwards, zero_output_for_mask, stream,
 ):
     """The arguments of `_core.forward` after `cell`, up to return_sequences.
 
@@ -221,6 +235,17 @@ def _arguments(
     if inputs is None or kernel is None or recurrent_kernel is None:
         missing = next(n for n, array in zip(_NAMES[cell], arrays) if array is None)
         raise ValueError(f"{missing} is None, needed: an array")
+    if type(inputs) is not _ndarray and cuda.is_on_gpu(inputs):
+        if sequence_length is not None:
+            raise ValueError("sequence_length is given with arrays on a GPU, needed: a mask there")
+        *arrays, mask = cuda.arrays((*_NAMES[cell], "mask"), (*arrays, mask), stream)
+        inputs, kernel, recurrent_kernel, bias, initial_h, initial_c = arrays
+        return (
+            inputs, kernel, recurrent_kernel, bias, mask, initial_h, initial_c, None, None,
+            *_options(activation, recurrent_activation, go_backwards, zero_output_for_mask),
+        )
+    if stream is not None:
+        raise ValueError("stream is given with arrays in CPU memory, needed: None")
     if not _are_ready(arrays):
         arrays = _ready(_NAMES[cell], arrays)
     inputs, kernel, recurrent_kernel, bias, initial_h, initial_c = arrays
@@ -228,10 +253,22 @@ def _arguments(
         mask = _real_steps(inputs, mask, sequence_length)
     return (
         inputs, kernel, recurrent_kernel, bias, mask, initial_h, initial_c, None, None,
+        *_options(activation, recurrent_activation, go_backwards, zero_output_for_mask),
+    )
+
+
+def _options(activation, recurrent_activation, go_backwards, zero_output_for_mask):
+    return (
         _activation("activation", activation),
         _activation("recurrent_activation", recurrent_activation),
         flag("go_backwards", go_backwards), flag("zero_output_for_mask", zero_output_for_mask), True,
-    )
+    )  # fmt: skip
+
+
+def _forward(cell, arguments, keep_reserve, stream):
+    if type(arguments[0]) is _ndarray:
+        return _core.forward(cell, *arguments, keep_reserve)
+    return cuda.forward(cell, arguments, keep_reserve, stream)
 
 
 _NAMES = {
@@ -244,18 +281,25 @@ _NAMES = {
 }
 
 
-def _backward(cell, arguments, d_outputs, d_state_h, d_state_c):
+def _backward(cell, arguments, d_outputs, d_state_h, d_state_c, stream):
     """-> ((d_inputs, d_kernel, d_recurrent_kernel, d_bias), d_initial_h, d_initial_c)"""
     incoming = (d_outputs, d_state_h, d_state_c)
     if all(d is None for d in incoming):
         raise ValueError("d_outputs and d_state are both None, needed: at least one of them")
     states = ("d_state (h)", "d_state (c)") if cell == "lstm" else ("d_state", "")
-    # The same dtype as the inputs, which stand in the row for that.
-    _, *incoming = _ready(("inputs", "d_outputs", *states), (arguments[0], *incoming))
-    reserve = _core.forward(cell, *arguments, True)[3]
-    d_inputs, d_kernel, d_recurrent_kernel, d_bias, d_initial_h, d_initial_c = _core.backward(
-        cell, *arguments, reserve, *incoming
-    )
+    names = ("d_outputs", *states)
+    on_cpu = type(arguments[0]) is _ndarray
+    if on_cpu:
+        # The same dtype as the inputs, which stand in the row for that.
+        _, *incoming = _ready(("inputs", *names), (arguments[0], *incoming))
+    else:
+        incoming = cuda.arrays(names, incoming, stream)
+    reserve = _forward(cell, arguments, True, stream)[3]
+    if on_cpu:
+        gradients = _core.backward(cell, *arguments, reserve, *incoming)
+    else:
+        gradients = cuda.backward(cell, arguments, reserve, incoming, stream)
+    d_inputs, d_kernel, d_recurrent_kernel, d_bias, d_initial_h, d_initial_c = gradients
     return (d_inputs, d_kernel, d_recurrent_kernel, d_bias), d_initial_h, d_initial_c
 
 

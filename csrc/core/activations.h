@@ -1,6 +1,7 @@
 // Activation functions and their slopes on any vector type V (a CPU vector, or float on a GPU).
 //
-// The including backend defines, before this file: MR_INLINE, fill<V>, and on V fma_of, exp_of,
+// The including backend defines, before this file: MR_BACKEND (the namespace of what is compiled
+// for it), MR_DEVICE, MR_INLINE, fill<V>, and on V fma_of, exp_of,
 // expm1_of, tanh_of, sigmoid_of, log1p_of, erf_of, sqrt_of, abs_of. Comparisons select by ?:,
 // written such that a NaN stays one.
 // Definitions and slopes follow Keras's TensorFlow backend, at kinks too (relu'(0) = 0).
@@ -12,7 +13,7 @@
 #include "params.h"
 
 namespace masked_rnn {
-namespace {
+MR_BACKEND {
 
 template <class V>
 MR_INLINE V softplus_of(V x) {
@@ -21,7 +22,7 @@ MR_INLINE V softplus_of(V x) {
 }
 
 template <class V>
-V activate(Activation activation, V x) {
+MR_DEVICE V activate(Activation activation, V x) {
   const V zero = fill<V>(0), one = fill<V>(1), half = fill<V>(0.5);
   switch (activation) {
     case Activation::kTanh: return tanh_of(x);
@@ -62,7 +63,7 @@ V activate(Activation activation, V x) {
 
 // d activate / dx.
 template <class V>
-V slope(Activation activation, V x) {
+MR_DEVICE V slope(Activation activation, V x) {
   const V zero = fill<V>(0), one = fill<V>(1), half = fill<V>(0.5);
   switch (activation) {
     case Activation::kTanh: {
@@ -122,7 +123,7 @@ V slope(Activation activation, V x) {
 
 // The pair that nearly every model uses, compiled in.
 struct TanhSigmoid {
-  explicit TanhSigmoid(const Problem&) {}
+  MR_DEVICE explicit TanhSigmoid(const Problem&) {}
 
   template <class V> MR_INLINE V gate(V x, V& saved) const { return saved = sigmoid_of(x); }
   template <class V> MR_INLINE V gate_value(V saved) const { return saved; }
@@ -138,7 +139,7 @@ struct TanhSigmoid {
 
 // Any other pair, chosen at run time.
 struct AnyActivations {
-  explicit AnyActivations(const Problem& p)
+  MR_DEVICE explicit AnyActivations(const Problem& p)
       : activation(p.activation), recurrent_activation(p.recurrent_activation) {}
   Activation activation, recurrent_activation;
 

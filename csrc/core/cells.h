@@ -15,14 +15,14 @@
 #include "activations.h"
 
 namespace masked_rnn {
-namespace {
+MR_BACKEND {
 
 // reset_after: the reset gate multiplies the candidate's recurrent product.
 struct Gru {
   static constexpr Cell kCell = Cell::kGru;
   static constexpr int kGates = 3, kSlots = 4, kKernelSlot = 1;
   static constexpr bool kState = false, kResetBefore = false;
-  static constexpr int recurrent_gate(int slot) { return slot == 0 ? 2 : slot - 1; }
+  static constexpr MR_DEVICE int recurrent_gate(int slot) { return slot == 0 ? 2 : slot - 1; }
 
   // saved: z, r, u_h, hh
   template <class Acts, class V>
@@ -54,7 +54,7 @@ struct GruResetBefore {
   static constexpr Cell kCell = Cell::kGruResetBefore;
   static constexpr int kGates = 3, kSlots = 3, kKernelSlot = 0;
   static constexpr bool kState = false, kResetBefore = true;
-  static constexpr int recurrent_gate(int slot) { return slot; }
+  static constexpr MR_DEVICE int recurrent_gate(int slot) { return slot; }
 
   // saved: z, r. Returns r * h_prev.
   template <class Acts, class V>
@@ -93,7 +93,7 @@ struct SimpleRnn {
   static constexpr Cell kCell = Cell::kSimpleRnn;
   static constexpr int kGates = 1, kSlots = 1, kKernelSlot = 0;
   static constexpr bool kState = false, kResetBefore = false;
-  static constexpr int recurrent_gate(int slot) { return slot; }
+  static constexpr MR_DEVICE int recurrent_gate(int slot) { return slot; }
 
   template <class Acts, class V>
   static MR_INLINE V forward(const Acts& acts, const V* x, const V* u, V, V, V* saved, V&) {
@@ -111,7 +111,7 @@ struct Lstm {
   static constexpr Cell kCell = Cell::kLstm;
   static constexpr int kGates = 4, kSlots = 4, kKernelSlot = 0;
   static constexpr bool kState = true, kResetBefore = false;
-  static constexpr int recurrent_gate(int slot) { return slot; }
+  static constexpr MR_DEVICE int recurrent_gate(int slot) { return slot; }
 
   // saved: i, f, g, o
   template <class Acts, class V>

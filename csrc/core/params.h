@@ -4,8 +4,10 @@
 // No framework header may be included from csrc/core.
 #pragma once
 
+#if !defined(__CUDACC_RTC__)  // which has no standard headers; kernels.cu names the types there
 #include <cstddef>
 #include <cstdint>
+#endif
 
 #if defined(_WIN32)
 #define MASKED_RNN_API

@@ -8,9 +8,20 @@
 #include "names.h"
 #include "ops.h"
 #include "rnn.h"
+#if defined(MASKED_RNN_CUSIM)
+#include "cusim/plan.h"
+#endif
 
 namespace masked_rnn::tensorflow {
 namespace {
+
+// What runs on tensors in the CPU's memory: the CPU's kernels, or, in the library that `make cusim`
+// builds, the CUDA ones on the CPU.
+#if defined(MASKED_RNN_CUSIM)
+using HostPlan = cusim::Plan;
+#else
+using HostPlan = Plan;
+#endif
 
 // --- attributes, read once when a kernel is made -------------------------------------------------
 
@@ -224,12 +235,13 @@ void compute(TF_OpKernelContext* context, const Body& body) {
   if (!status.run(body)) TF_OpKernelContext_Failure(context, status.get());
 }
 
+template <class PlanT>
 void compute_forward(void* kernel, TF_OpKernelContext* context) {
   compute(context, [&] {
     auto& attributes = *static_cast<Attributes*>(kernel);
     const Inputs inputs(context, kRecurrentDropout + 1);
     const Problem p = problem_of(attributes, inputs);
-    const Plan plan(p, options_for(attributes, context));
+    const PlanT plan(p, options_for(attributes, context));
     const size_t element = bytes_of(p.dtype);
     const std::vector<int64_t> state = {p.batch, p.units};
     const bool lstm = p.cell == Cell::kLstm;
@@ -247,6 +259,7 @@ void compute_forward(void* kernel, TF_OpKernelContext* context) {
   });
 }
 
+template <class PlanT>
 void compute_gradient(void* kernel, TF_OpKernelContext* context) {
   compute(context, [&] {
     auto& attributes = *static_cast<Attributes*>(kernel);
@@ -259,7 +272,7 @@ void compute_gradient(void* kernel, TF_OpKernelContext* context) {
     arrays.d_outputs = inputs.data(kDOutputs);
     arrays.d_state_h = inputs.data(kDStateH);
     arrays.d_state_c = inputs.data(kDStateC);
-    const Plan plan(p, arrays.reserve, inputs.bytes(kReserve), options_for(attributes, context));
+    const PlanT plan(p, arrays.reserve, inputs.bytes(kReserve), options_for(attributes, context));
     const size_t element = bytes_of(p.dtype);
     auto like = [&](int output, int input) {
       void* data = allocate(context, output, attributes.type, inputs.dims(input), element);
@@ -283,9 +296,9 @@ void register_kernels() {
     void* (*create)(TF_OpKernelConstruction*);
     void (*compute)(void*, TF_OpKernelContext*);
   };
-  constexpr Kernel kernels[] = {{kForwardOp, create<true>, compute_forward},
-                                {kLastOp, create<false>, compute_forward},
-                                {kGradientOp, create<true>, compute_gradient}};
+  constexpr Kernel kernels[] = {{kForwardOp, create<true>, compute_forward<HostPlan>},
+                                {kLastOp, create<false>, compute_forward<HostPlan>},
+                                {kGradientOp, create<true>, compute_gradient<HostPlan>}};
   for (const Kernel& k : kernels) {
     for (const TF_DataType type : {TF_FLOAT, TF_DOUBLE, TF_BFLOAT16, TF_HALF}) {
       const Status status;

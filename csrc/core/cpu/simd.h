@@ -16,6 +16,9 @@
 #include <arm_neon.h>
 #endif
 
+// What activations.h and cells.h are compiled with.
+#define MR_BACKEND namespace
+#define MR_DEVICE
 #define MR_INLINE inline __attribute__((always_inline))
 #define MR_UNROLL _Pragma("GCC unroll 16")
 #if defined(__AVX512F__)  // asm constraint of a vector register

@@ -1,0 +1,50 @@
+# The CUDA part compiled for the CPU shim (csrc/cusim):
+#   _cusim                   a Python module with forward and backward like _core's
+#   libmasked_rnn_cusim.so   the TensorFlow ops, whose CPU kernels are the CUDA ones on the shim
+# Both stay in the build folder.
+
+# -O1: the tests' arrays are small, and templates take long to compile.
+string(REPLACE "-O3" "-O1" CMAKE_CXX_FLAGS_RELEASE "${CMAKE_CXX_FLAGS_RELEASE}")
+
+# The scheduler is not instrumented: it tells a sanitizer itself what that has to know.
+add_library(cusim_scheduler OBJECT csrc/cusim/context.cc csrc/cusim/grid.cc)
+target_include_directories(cusim_scheduler PRIVATE csrc csrc/core)
+if(MASKED_RNN_SANITIZE)
+  target_compile_options(cusim_scheduler PRIVATE -fno-sanitize=all)
+  if(MASKED_RNN_SANITIZE MATCHES "address")
+    target_compile_definitions(cusim_scheduler PRIVATE CUSIM_ASAN)
+  elseif(MASKED_RNN_SANITIZE MATCHES "thread")
+    target_compile_definitions(cusim_scheduler PRIVATE CUSIM_TSAN)
+    target_compile_options(cusim_scheduler PRIVATE -fno-builtin)
+  endif()
+endif()
+
+set(cusim_sources csrc/core/check.cc csrc/core/names.cc)
+foreach(name choose general memory queue rnn)
+  list(APPEND cusim_sources csrc/core/cuda/${name}.cc)
+endforeach()
+add_library(cusim STATIC ${cusim_sources} csrc/cusim/device.cc csrc/cusim/plan.cc
+            csrc/cusim/kernel_instances.cc $<TARGET_OBJECTS:cusim_scheduler>)
+target_include_directories(cusim PUBLIC csrc csrc/core)
+
+# The kernels, a file for each storage type.
+function(cusim_kernels storage)
+  add_library(cusim_${storage} OBJECT csrc/cusim/kernels.cc)
+  target_include_directories(cusim_${storage} PRIVATE csrc csrc/core)
+  target_compile_definitions(cusim_${storage} PRIVATE MR_STORAGE=${storage} ${ARGN})
+  target_sources(cusim PRIVATE $<TARGET_OBJECTS:cusim_${storage}>)
+endfunction()
+cusim_kernels(float MR_REAL=float MR_COMMON)
+cusim_kernels(double MR_REAL=double)
+cusim_kernels(BFloat16)
+cusim_kernels(Float16)
+
+if(pybind11_FOUND)
+  pybind11_add_module(_cusim MODULE NO_EXTRAS csrc/cusim/module.cc)
+  target_link_libraries(_cusim PRIVATE cusim)
+endif()
+
+add_library(masked_rnn_cusim SHARED ${tensorflow_sources})
+target_compile_definitions(masked_rnn_cusim PRIVATE MASKED_RNN_CUSIM)
+target_link_libraries(masked_rnn_cusim PRIVATE cusim tensorflow_framework_stub)
+target_link_options(masked_rnn_cusim PRIVATE ${all_symbols_found})

@@ -1,0 +1,14 @@
+// The general kernels of a call, queued on a stream: any size, cell, dtype and option. A step is
+// one launch (two for reset before); steps that no row has left end at once.
+#pragma once
+
+#include "queue.h"
+
+namespace masked_rnn::cuda {
+
+void forward_general(const Queue& queue, const Choice& choice, const ForwardMemory& memory,
+                     const ForwardResults& results);
+void backward_general(const Queue& queue, const Choice& choice, const BackwardMemory& memory,
+                      const BackwardArrays& arrays);
+
+}  // namespace masked_rnn::cuda

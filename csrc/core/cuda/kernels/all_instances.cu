@@ -1,0 +1,30 @@
+// Every instance, to see that nvcc compiles it: the same list that the CPU shim runs.
+#include <cstdint>
+
+#include "kernels.cu"
+
+#define MR_INSTANCE(Arguments, ...) template __global__ void __VA_ARGS__(Arguments);
+
+namespace masked_rnn::cuda {
+
+#define MR_STORAGE float
+#define MR_REAL float
+#include "instances.inc"
+#undef MR_STORAGE
+#undef MR_REAL
+
+#define MR_STORAGE double
+#define MR_REAL double
+#include "instances.inc"
+#undef MR_STORAGE
+#undef MR_REAL
+
+#define MR_STORAGE BFloat16
+#include "instances.inc"
+#undef MR_STORAGE
+
+#define MR_STORAGE Float16
+#include "instances.inc"
+#undef MR_STORAGE
+
+}  // namespace masked_rnn::cuda

@@ -1,0 +1,15 @@
+// All kernels: what is compiled on a GPU, at run time or by nvcc.
+#if defined(__CUDACC_RTC__)
+using int8_t = signed char;
+using int16_t = short;
+using int32_t = int;
+using int64_t = long long;
+using uint8_t = unsigned char;
+using uint16_t = unsigned short;
+using uint32_t = unsigned int;
+using uint64_t = unsigned long long;
+#endif
+
+#include "product.cuh"
+#include "rows.cuh"
+#include "step.cuh"

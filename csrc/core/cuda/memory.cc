@@ -1,0 +1,86 @@
+#include "memory.h"
+
+#include <algorithm>
+
+#include "check.h"
+
+namespace masked_rnn::cuda {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+int64_t copies(int64_t dropout_gates) { return std::max<int64_t>(dropout_gates, 1); }
+
+}  // namespace
+
+int64_t real_bytes(const Problem& p) { return p.dtype == DType::kFloat64 ? 8 : 4; }
+
+void* Arena::take(std::initializer_list<int64_t> sizes, int64_t element) {
+  int64_t bytes = element;
+  for (int64_t size : sizes) bytes = checked_product({bytes, size}, "the workspace");
+  void* piece = base_ == nullptr ? nullptr : base_ + used_;
+  used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  checked_product({used_, 2}, "the workspace");
+  return piece;
+}
+
+Reserve::Reserve(Arena& arena, const Problem& p) {
+  const int64_t real = real_bytes(p);
+  saved = arena.take({p.batch, p.time, saved_slots(p.cell), p.units}, real);
+  h = arena.take({p.batch, p.time, p.units}, real);
+  c = p.cell == Cell::kLstm ? arena.take({p.batch, p.time, p.units}, real) : nullptr;
+}
+
+Shared::Shared(Arena& arena, const Problem& p) {
+  const auto integers = [&](std::initializer_list<int64_t> sizes) {
+    return static_cast<int32_t*>(arena.take(sizes, sizeof(int32_t)));
+  };
+  steps.count = integers({p.batch});
+  steps.rank = integers({p.batch});
+  steps.row = integers({p.batch});
+  steps.ordinal = integers({p.batch, p.time});
+  steps.position = integers({p.batch, p.time});
+  steps.offset = static_cast<int64_t*>(arena.take({p.time + 1}, sizeof(int64_t)));
+  const bool convert = bytes_of(p.dtype) < 4;
+  const int64_t width = gates(p.cell) * p.units;
+  kernel = convert ? arena.take({p.features, width}, 4) : nullptr;
+  recurrent_kernel = convert ? arena.take({p.units, width}, 4) : nullptr;
+}
+
+ForwardMemory::ForwardMemory(Arena& arena, const Problem& p, const Choice& choice, bool training)
+    : shared(arena, p), h(nullptr), c(nullptr), saved(nullptr), reset_h(nullptr) {
+  const int64_t real = real_bytes(p), rows = choice.chunk_steps * p.batch;
+  inputs = arena.take({copies(p.input_dropout_gates), rows, p.features}, real);
+  projection = arena.take({rows, gates(p.cell), p.units}, real);
+  if (!training) {
+    h = arena.take({2, p.batch, p.units}, real);
+    if (p.cell == Cell::kLstm) c = arena.take({2, p.batch, p.units}, real);
+  }
+  if (p.cell == Cell::kGruResetBefore) {
+    if (!training) saved = arena.take({p.batch, saved_slots(p.cell), p.units}, real);
+    reset_h = arena.take({p.batch, p.units}, real);
+  }
+}
+
+BackwardMemory::BackwardMemory(Arena& arena, const Problem& p, const Choice& choice)
+    : shared(arena, p), reset_h(nullptr), d_c(nullptr) {
+  const int64_t real = real_bytes(p), rows = choice.chunk_steps * p.batch;
+  const int64_t width = gates(p.cell) * p.units;
+  inputs = arena.take({copies(p.input_dropout_gates), rows, p.features}, real);
+  states = arena.take({copies(p.recurrent_dropout_gates), rows, p.units}, real);
+  d_outputs = arena.take({rows, p.units}, real);
+  d_gates = arena.take({rows, saved_slots(p.cell), p.units}, real);
+  d_inputs = arena.take({copies(p.input_dropout_gates), rows, p.features}, real);
+  if (p.cell == Cell::kGruResetBefore) reset_h = arena.take({rows, p.units}, real);
+  d_h = arena.take({p.batch, p.units}, real);
+  if (p.cell == Cell::kLstm) d_c = arena.take({p.batch, p.units}, real);
+  d_kernel = arena.take({p.features, width}, real);
+  d_recurrent_kernel = arena.take({p.units, width}, real);
+  d_sums = arena.take({saved_slots(p.cell), p.units}, real);
+  parts = choice.depth_parts > 1
+              ? arena.take({choice.depth_parts, std::max(p.features, p.units),
+                            saved_slots(p.cell) * p.units}, real)
+              : nullptr;
+}
+
+}  // namespace masked_rnn::cuda

@@ -1,0 +1,85 @@
+#include "rnn.h"
+
+#include <algorithm>
+#include <climits>
+
+#include "choose.h"
+#include "error.h"
+#include "general.h"
+#include "memory.h"
+
+namespace masked_rnn::cuda {
+
+Plan::Plan(const Device& device, const Problem& problem, const Options& options)
+    : device_(device), problem_(problem), options_(options) {
+  if (problem.batch > INT32_MAX || problem.time > INT32_MAX) {
+    throw ResourceExhausted("inputs has " + std::to_string(problem.batch) + " rows and " +
+                            std::to_string(problem.time) +
+                            " time steps, more than 2147483647 of either");
+  }
+  choose(device.info(), problem, options);  // refuses now what it cannot do
+}
+
+int64_t Plan::reserve_bytes() const {
+  Arena arena(nullptr);
+  const Reserve reserve(arena, problem_);
+  return std::max<int64_t>(arena.bytes(), 1);  // none at all says that forward kept none
+}
+
+void Plan::check_reserve(const void* reserve, int64_t bytes) const {
+  if (reserve == nullptr) {
+    throw InvalidArgument("reserve has 0 bytes: the forward call kept none; needed: "
+                          "keep_reserve=True there");
+  }
+  if (bytes != reserve_bytes()) {
+    throw InvalidArgument("reserve (" + std::to_string(bytes) +
+                          " bytes) was not written by a forward call with these shapes, cell and "
+                          "dtype: that keeps " + std::to_string(reserve_bytes()) + " bytes");
+  }
+}
+
+int64_t Plan::forward_workspace_bytes(bool training) const {
+  Arena arena(nullptr);
+  const ForwardMemory memory(arena, problem_, choose(device_.info(), problem_, options_), training);
+  return arena.bytes();
+}
+
+int64_t Plan::backward_workspace_bytes() const {
+  Arena arena(nullptr);
+  const BackwardMemory memory(arena, problem_, choose(device_.info(), problem_, options_));
+  return arena.bytes();
+}
+
+void Plan::forward(const ForwardResults& results, void* workspace, Stream stream) const {
+  const Choice choice = choose(device_.info(), problem_, options_);
+  const bool training = results.reserve != nullptr;
+  Arena arena(workspace);
+  ForwardMemory memory(arena, problem_, choice, training);
+  if (training) {
+    Arena kept(results.reserve);
+    const Reserve reserve(kept, problem_);
+    memory.h = reserve.h;
+    memory.c = reserve.c;
+    memory.saved = reserve.saved;
+  }
+  const Queue queue(device_, problem_, options_, memory.shared, stream);
+  forward_general(queue, choice, memory, results);
+}
+
+void Plan::backward(const BackwardArrays& arrays, void* workspace, Stream stream) const {
+  const Choice choice = choose(device_.info(), problem_, options_);
+  Arena arena(workspace);
+  const BackwardMemory memory(arena, problem_, choice);
+  const Queue queue(device_, problem_, options_, memory.shared, stream, choice.depth_parts,
+                    memory.parts);
+  backward_general(queue, choice, memory, arrays);
+}
+
+std::string Plan::forward_kernel() const {
+  return name_of(choose(device_.info(), problem_, options_).forward);
+}
+std::string Plan::backward_kernel() const {
+  return name_of(choose(device_.info(), problem_, options_).backward);
+}
+
+}  // namespace masked_rnn::cuda
