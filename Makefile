@@ -7,7 +7,7 @@ PIP = $(VENV)/bin/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt README.md masked_rnn/py.typed \
            $(shell find csrc -type f) $(shell find masked_rnn -name '*.py')
 
-.PHONY: help demo test bench build clean tools
+.PHONY: help demo test bench build cusim cusim-module cuda-check clean tools
 .NOTPARALLEL:
 
 help:
@@ -15,13 +15,15 @@ help:
 	@echo 'make test    run the tests'
 	@echo 'make bench   time it beside Keras, PyTorch, ONNX Runtime and OpenVINO (about 20 minutes)'
 	@echo 'make build   compile the libraries into masked_rnn/, for work on this folder'
+	@echo 'make cusim   compile the CUDA kernels for the CPU; prints the op library that runs them'
+	@echo 'make cuda-check  see that nvcc compiles every kernel for every GPU'
 	@echo 'make clean   remove .venv and everything built'
 
 # The demo runs from inside .venv, so that Python imports the installed package, not this folder.
 demo: $(VENV)/installed-demo
 	@cd $(VENV) && bin/python -m masked_rnn.demo --picture '$(CURDIR)/masked_rnn_demo.png'
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed-test cusim-module
 	@$(VENV)/bin/pytest
 
 # The folder is reached through a link in .venv, for the same reason. BENCH adds options:
@@ -36,6 +38,22 @@ build: $(VENV)/installed-cmake
 	cmake -S . -B build/dev -G Ninja -DMASKED_RNN_PYTHON=ON \
 	      -DPython_EXECUTABLE='$(abspath $(VENV))/bin/python' && \
 	cmake --build build/dev && cmake --install build/dev --prefix .
+
+# The CUDA kernels' own sources, run on the CPU: a module for tests/test_cuda.py, and an op library
+# for everything that uses TensorFlow: MASKED_RNN_LIBRARY="$$(make -s cusim | tail -1)" pytest ...
+CUSIM_CONFIGURE = PATH="$(abspath $(VENV))/bin:$$PATH" && \
+	cmake -S . -B build/cusim -G Ninja -DMASKED_RNN_CUSIM=ON -DMASKED_RNN_PYTHON=ON \
+	      -DPython_EXECUTABLE='$(abspath $(VENV))/bin/python' >build/cusim.log
+
+cusim-module: $(VENV)/installed-cmake
+	@mkdir -p build && $(CUSIM_CONFIGURE) && cmake --build build/cusim --target _cusim
+
+cusim: cusim-module
+	@$(CUSIM_CONFIGURE) && cmake --build build/cusim --target masked_rnn_cusim
+	@echo '$(CURDIR)/build/cusim/libmasked_rnn_cusim.so'
+
+cuda-check: $(VENV)/installed-cmake
+	@mkdir -p build && $(CUSIM_CONFIGURE) && cmake --build build/cusim --target cuda_check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache masked_rnn_demo.png masked_rnn/*.so

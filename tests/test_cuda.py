@@ -117,3 +117,108 @@ def test_sizes_and_activations(number, case, cell, setting):
 def test_types(number, case, dtype, cell, setting):
     setting(**SETTINGS[number % len(SETTINGS)])
     check(case, cell, dtype)
+
+
+# --- what holds beside the numbers ---------------------------------------------------------
+
+
+PER_ROW = (*FORWARD_RESULTS, "d_inputs", "d_initial_h", "d_initial_c")
+
+
+@every_cell
+@pytest.mark.parametrize("library", ["0", "1"])
+def test_bits_do_not_depend_on_the_order_of_threads(library, cell, setting):
+    case = Case(17, 9, 5, 35, mask="mixed", input_dropout="per_gate", recurrent_dropout="per_gate")
+    arguments, gradients = cases.make_arrays(case, cell, "float32")
+    setting(CUSIM_LIBRARY=library, CUSIM_ORDER="fifo")
+    want = run(cell, arguments, gradients)
+    for order in ("lifo", "1", "2", "fifo"):
+        setting(CUSIM_ORDER=order)
+        check_same_bits(run(cell, arguments, gradients), want)
+
+
+@every_cell
+@every_dtype
+def test_a_row_is_the_same_in_any_batch(dtype, cell, setting):
+    """Under op determinism no library is asked, and neither the batch nor the chunks matter."""
+    setting(CUSIM_DETERMINISTIC="1", CUSIM_LIBRARY="1")
+    arguments, gradients = cases.make_arrays(Case(19, 6, 5, 35, mask="mixed"), cell, dtype)
+    everything = run(cell, arguments, gradients)
+    for rows in ([3], [18, 0, 7], list(range(18, -1, -1))):
+        alone = run(cell, take_rows(arguments, rows), take_rows(gradients, rows))
+        check_same_bits(rows_of(alone, slice(None)), rows_of(everything, rows))
+    setting(CUSIM_CHUNK_ROWS="20")
+    check_same_bits(run(cell, arguments, gradients), everything, PER_ROW)
+
+
+@every_cell
+def test_long_sums_are_split(cell, setting):
+    """More than a thousand rows: the weight gradients' sums come in parts, over several chunks."""
+    case = Case(17, 131, 3, 5, mask="holes")
+    for chunk in ("0", "1100"):
+        setting(CUSIM_CHUNK_ROWS=chunk)
+        check(case, cell, "float32")
+
+
+@every_cell
+def test_nan_at_a_real_step_stays_in_its_row(cell):
+    arguments, _ = cases.make_arrays(Case(17, 6, 3, 35, mask="none"), cell, "float32")
+    want, _ = forward(cell, arguments)
+    poisoned = dict(arguments, inputs=arguments["inputs"].copy())
+    poisoned["inputs"][5, 2, 1] = np.nan
+    got, _ = forward(cell, poisoned)
+    assert np.isnan(got["outputs"][5, 2:]).all() and np.isnan(got["state_h"][5]).all()
+    others = np.arange(17) != 5
+    for name in FORWARD_RESULTS[: 3 if cell == "lstm" else 2]:
+        assert got[name][others].tobytes() == want[name][others].tobytes()
+
+
+@every_cell
+def test_incoming_gradients_may_be_absent(cell):
+    arguments, gradients = cases.make_arrays(Case(), cell, "float32")
+    _, reserve = forward(cell, arguments, keep_reserve=True)
+    for name in (name for name, given in gradients.items() if given is not None):
+        zero = dict(gradients, **{name: np.zeros_like(gradients[name])})
+        absent = dict(gradients, **{name: None})
+        check_same_bits(
+            backward(cell, arguments, absent, reserve), backward(cell, arguments, zero, reserve)
+        )
+
+
+@every_cell
+@pytest.mark.parametrize("return_sequences", [True, False])
+@pytest.mark.parametrize("mask", ["none", "all_zero", "all_ones"])
+@pytest.mark.parametrize("sizes", [(0, 7), (5, 0), (0, 0)], ids=["B0", "T0", "B0T0"])
+def test_empty_batch_and_no_time_steps(sizes, mask, return_sequences, cell):
+    case = Case(*sizes, mask=mask, return_sequences=return_sequences)
+    arguments, gradients = cases.make_arrays(case, cell, "float32")
+    got = run(cell, arguments, gradients)
+    cases.check_close(got, cases.expected(case, cell, "float32"), "float32", tolerance=0)
+    check_same_bits(got, {"state_h": arguments["initial_h"], "state_c": arguments["initial_c"]})
+
+
+@every_cell
+@every_dtype
+def test_fully_masked(dtype, cell):
+    """Zeros come out, the initial state is handed on, and its gradient passes straight through."""
+    arguments, gradients = cases.make_arrays(Case(mask="all_zero"), cell, dtype)
+    got = run(cell, poison_masked(arguments), gradients)
+    for h in ("h", "c")[: 2 if cell == "lstm" else 1]:
+        check_same_bits(
+            {"state": got[f"state_{h}"], "gradient": got[f"d_initial_{h}"]},
+            {"state": arguments[f"initial_{h}"], "gradient": gradients[f"d_state_{h}"]},
+        )
+    for name in ("outputs", "d_inputs", "d_kernel", "d_recurrent_kernel", "d_bias"):
+        assert not got[name].any(), name
+
+
+def test_errors(setting):
+    arguments, gradients = cases.make_arrays(Case(), "gru", "float32")
+    _, reserve = forward("gru", arguments, keep_reserve=True)
+    with pytest.raises(ValueError, match="reserve"):
+        backward("gru", arguments, gradients, reserve[:-1].copy())
+    with pytest.raises(ValueError, match="reserve.*keep_reserve"):
+        backward("gru", arguments, gradients, np.zeros(0, np.uint8))
+    setting(CUSIM_KERNEL="persistent")
+    with pytest.raises(ValueError, match="kernel is 'persistent'"):
+        forward("gru", arguments)

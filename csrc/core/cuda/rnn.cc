@@ -27,7 +27,7 @@ int64_t Plan::reserve_bytes() const {
 }
 
 void Plan::check_reserve(const void* reserve, int64_t bytes) const {
-  if (reserve == nullptr) {
+  if (reserve == nullptr || bytes == 0) {
     throw InvalidArgument("reserve has 0 bytes: the forward call kept none; needed: "
                           "keep_reserve=True there");
   }
