@@ -7,7 +7,7 @@ from typing import Any, Optional, Tuple
 
 import tensorflow as tf
 
-from masked_rnn import activations, checks, differentiable, library, ragged
+from masked_rnn import activations, checks, differentiable, gpu, library, ragged
 from masked_rnn.flags import flag
 
 try:  # Not public, but what TensorFlow's own custom gradients use.
@@ -16,6 +16,7 @@ except ImportError:  # pragma: no cover
     record = None
 
 _lib = library.load()
+gpu.use_tensorflows_stream()
 _DTYPES = (tf.float32, tf.float64, tf.float16, tf.bfloat16)
 _absent_tensors = {}
 
@@ -80,6 +81,8 @@ def rnn(
         go_backwards=go_backwards,
         zero_output_for_mask=zero_output_for_mask,
         keep_reserve=_gradient_follows(tensors),
+        tf32=gpu.tf32(),
+        deterministic=gpu.deterministic(),
     )
     if cell == "lstm" and not tf.executing_eagerly():
         state_c.set_shape(state_h.shape)  # the op's shape function does not see `cell`
@@ -372,6 +375,8 @@ def _options(op):
         go_backwards=bool(op.get_attr("go_backwards")),
         zero_output_for_mask=bool(op.get_attr("zero_output_for_mask")),
         return_sequences=return_sequences,
+        tf32=bool(op.get_attr("tf32")),
+        deterministic=bool(op.get_attr("deterministic")),
     )
 
 
