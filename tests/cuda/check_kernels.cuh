@@ -1,7 +1,5 @@
 // Small kernels, one for each thing the CPU shim emulates, and with -DFAULT_... one fault each.
 // tests/test_cusim.py builds and runs them.
-#pragma once
-
 #include <cstdint>
 
 #include "core/cuda/kernels/primitives.cuh"
