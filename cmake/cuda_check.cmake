@@ -17,6 +17,14 @@ if(NVCC)
       DEPENDS ${kernel_sources} VERBATIM)
     list(APPEND cuda_reports ${report})
   endforeach()
+  # The tests' small kernels use every primitive, those of clusters too.
+  set(primitives ${CMAKE_BINARY_DIR}/cuda/primitives.cubin)
+  add_custom_command(OUTPUT ${primitives}
+    COMMAND ${NVCC} -std=c++17 -I${CMAKE_SOURCE_DIR}/csrc -I${CMAKE_SOURCE_DIR}/csrc/core
+            -gencode arch=compute_90a,code=sm_90a -cubin -x cu -o ${primitives}
+            ${CMAKE_SOURCE_DIR}/tests/cuda/check_kernels.cuh
+    DEPENDS ${kernel_sources} tests/cuda/check_kernels.cuh VERBATIM)
+  list(APPEND cuda_reports ${primitives})
   add_custom_target(cuda_check DEPENDS ${cuda_reports})
 else()
   add_custom_target(cuda_check COMMAND ${CMAKE_COMMAND} -E echo

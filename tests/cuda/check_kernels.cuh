@@ -1,7 +1,5 @@
 // Small kernels, one for each thing the CPU shim emulates, and with -DFAULT_... one fault each.
 // tests/test_cusim.py builds and runs them.
-#pragma once
-
 #include <cstdint>
 
 #include "core/cuda/kernels/primitives.cuh"
@@ -84,10 +82,23 @@ __global__ void cluster_ring(ClusterRing a) {
   for (int round = 0; round < a.rounds; ++round) {
     const int now = round & 1, then = now ^ 1;
     if (i == 0) mbarrier_arrive_expect(barriers + then, unsigned(a.width) * sizeof(float));
-    const float sum = values[now * a.width + i] + float(rank + 1);
-    uint32_t bits;
-    memcpy(&bits, &sum, sizeof(bits));
-    store_async(values + then * a.width + i, next, bits, barriers + then);
+    if (i % 4 == 0) {  // four values, in one store, two or four
+      uint32_t v[4];
+      for (int j = 0; j < 4; ++j) {
+        const float sum = values[now * a.width + i + j] + float(rank + 1);
+        memcpy(v + j, &sum, sizeof(sum));
+      }
+      float* to = values + then * a.width + i;
+      if (i % 12 == 0) {
+        store_async(to, next, v, barriers + then);
+      } else if (i % 12 == 4) {
+        for (int j = 0; j < 4; j += 2) {
+          store_async(to + j, next, uint64_t(v[j]) | uint64_t(v[j + 1]) << 32, barriers + then);
+        }
+      } else {
+        for (int j = 0; j < 4; ++j) store_async(to + j, next, v[j], barriers + then);
+      }
+    }
 #ifndef FAULT_MISSING_WAIT
     mbarrier_wait(barriers + then, unsigned(round >> 1) & 1);
 #endif

@@ -3,7 +3,7 @@
 // double for float64).
 #pragma once
 
-#include "../../params.h"
+#include "params.h"
 
 namespace masked_rnn::cuda {
 

@@ -1,4 +1,5 @@
-// All kernels: what is compiled on a GPU, at run time or by nvcc.
+// All kernels: what is compiled for a GPU, at run time (NVRTC, with -default-device, and headers
+// known by their names without a folder) or by nvcc.
 #if defined(__CUDACC_RTC__)
 using int8_t = signed char;
 using int16_t = short;
@@ -13,3 +14,9 @@ using uint64_t = unsigned long long;
 #include "product.cuh"
 #include "rows.cuh"
 #include "step.cuh"
+
+#if defined(__CUDACC_RTC__)
+// So that an instance's name is the same here as in instances.inc.
+using namespace masked_rnn;
+using namespace masked_rnn::cuda;
+#endif

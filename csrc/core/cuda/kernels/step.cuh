@@ -4,7 +4,7 @@
 
 #include "rows.cuh"
 
-#include "../../cells.h"  // after the functions that it asks for
+#include "cells.h"  // after the functions that it asks for
 
 namespace masked_rnn::cuda {
 
