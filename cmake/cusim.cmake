@@ -44,7 +44,9 @@ if(pybind11_FOUND)
   target_link_libraries(_cusim PRIVATE cusim)
 endif()
 
-add_library(masked_rnn_cusim SHARED ${tensorflow_sources})
+set(cusim_ops ${tensorflow_sources})
+list(FILTER cusim_ops EXCLUDE REGEX "/device_plan\\.cc$")  # which needs a GPU's driver
+add_library(masked_rnn_cusim SHARED ${cusim_ops})
 target_compile_definitions(masked_rnn_cusim PRIVATE MASKED_RNN_CUSIM)
 target_link_libraries(masked_rnn_cusim PRIVATE cusim tensorflow_framework_stub)
 target_link_options(masked_rnn_cusim PRIVATE ${all_symbols_found})

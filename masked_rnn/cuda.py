@@ -64,6 +64,11 @@ def unusable_because():
     return _core.cuda_unusable_because() or None
 
 
+def cache_folder():
+    """Where compiled code is kept; "" where none is (MASKED_RNN_CACHE=off)."""
+    return _core.cuda_cache_folder()
+
+
 def _array(name, value, stream):
     if not is_on_gpu(value):
         raise ValueError(

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.backend import get_keras_mask, set_keras_mask  # there is no public way to either
 
-from masked_rnn import cells, checks, fallback, old_models, ragged
+from masked_rnn import cells, checks, fallback, gpu, old_models, ragged
 
 try:
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
@@ -215,7 +215,7 @@ class _FusedLayer:
         cell, needed = self.cell, self._keras_cell
         if needed is not None and type(cell) is not needed:
             return f"its cell is a {type(cell).__name__}, not Keras's {needed.__name__}"
-        return cells.reason_against(cell)
+        return cells.reason_against(cell) or gpu.reason_against()
 
     def _keras_loop(self, sequences, initial_state, mask, training):
         """Keras's generic loop; never its cuDNN route, which takes few masks."""

@@ -7,7 +7,7 @@ from typing import Any, Optional, Tuple
 
 import tensorflow as tf
 
-from masked_rnn import activations, checks, differentiable, library, ragged
+from masked_rnn import activations, checks, differentiable, gpu, library, ragged
 
 try:  # Not public, but what TensorFlow's own custom gradients use.
     from tensorflow.python.eager import forwardprop_util, record
@@ -15,6 +15,7 @@ except ImportError:  # pragma: no cover
     record = None
 
 _lib = library.load()
+gpu.use_tensorflows_stream()
 _DTYPES = (tf.float32, tf.float64, tf.float16, tf.bfloat16)
 _absent_tensors = {}
 
@@ -79,6 +80,8 @@ def rnn(
         go_backwards=go_backwards,
         zero_output_for_mask=zero_output_for_mask,
         keep_reserve=_gradient_follows(tensors),
+        tf32=gpu.tf32(),
+        deterministic=gpu.deterministic(),
     )
     if cell == "lstm" and not tf.executing_eagerly():
         state_c.set_shape(state_h.shape)  # the op's shape function does not see `cell`
@@ -374,6 +377,11 @@ def _options(op):
     )
 
 
+def _gpu_settings(op):
+    """TensorFlow's settings when the op was made; they change no number on a CPU."""
+    return {name: bool(op.get_attr(name)) for name in ("tf32", "deterministic")}
+
+
 def _reserve(op, options):
     """What the forward op kept for its gradient; makes it keep that, where it does not yet."""
     reserve = op.outputs[3]
@@ -394,7 +402,7 @@ def _run_again(op, options):
     """The reserve of a forward pass that nobody foresaw a gradient of, computed anew."""
     attributes = options._asdict()
     forward = _lib.masked_rnn if attributes.pop("return_sequences") else _lib.masked_rnn_last
-    return forward(*op.inputs, **attributes, keep_reserve=True)[3]
+    return forward(*op.inputs, **attributes, **_gpu_settings(op), keep_reserve=True)[3]
 
 
 _FORWARD_OPS = ("MaskedRnn", "MaskedRnnLast")
@@ -411,7 +419,7 @@ def _masked_rnn_gradient(op, d_outputs, d_state_h, d_state_c, _):
         for d in (d_outputs, d_state_h, d_state_c)
     ]
     gradients = _lib.masked_rnn_grad(
-        *op.inputs, _reserve(op, options), *d_results, **options._asdict()
+        *op.inputs, _reserve(op, options), *d_results, **options._asdict(), **_gpu_settings(op)
     )
     # In the order of the op's inputs; None for the mask, the dropouts, and what is absent.
     by_name = dict(zip(differentiable.WITH_GRADIENT, gradients))

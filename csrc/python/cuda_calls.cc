@@ -143,7 +143,7 @@ py::tuple forward(const py::tuple& given, bool keep_reserve, const py::object& s
   const Arguments arguments(given);
   const Problem problem = arguments.problem();
   const Target target(arguments.ordinal, stream_object, stream);
-  const cuda::Plan plan(target.device, problem, {tf32, deterministic, kernel});
+  const cuda::Plan plan(target.device, problem, {tf32, deterministic, kernel, 0});
   Optional outputs = target.array(problem.dtype,
                                   problem.return_sequences
                                       ? std::vector<int64_t>{problem.batch, problem.time,
@@ -177,7 +177,7 @@ py::tuple backward(const py::tuple& given, const CudaArray& reserve, const Optio
   const Problem problem = arguments.problem();
   check_gradient_shapes({shape_of(d_outputs), shape_of(d_state_h), shape_of(d_state_c)}, problem);
   const Target target(arguments.ordinal, stream_object, stream);
-  const cuda::Plan plan(target.device, problem, {tf32, deterministic, kernel});
+  const cuda::Plan plan(target.device, problem, {tf32, deterministic, kernel, 0});
   plan.check_reserve(reserve.data(), plan.reserve_bytes() <= reserve.bytes()
                                          ? plan.reserve_bytes()
                                          : reserve.bytes());
@@ -236,8 +236,8 @@ void define_cuda_calls(py::module_& m) {
           py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
       .def_property_readonly("__cuda_array_interface__", &CudaArray::cuda_array_interface)
       .def("__repr__", [](const CudaArray& array) {
-        return "CudaArray(shape=" + py::repr(py::tuple(py::cast(array.shape()))).cast<std::string>() +
-               ", dtype=" + array.dtype() + ", device=" + std::to_string(array.ordinal()) + ")";
+        const py::tuple shape(py::cast(array.shape()));
+        return "CudaArray(shape=" + py::repr(shape).cast<std::string>() + ", dtype=" + array.dtype() + ", device=" + std::to_string(array.ordinal()) + ")";
       });
   m.def("cuda_forward", &forward, py::arg("arguments"), py::arg("keep_reserve"),
         py::arg("stream_object"), py::arg("stream"), py::arg("tf32") = false,
@@ -249,6 +249,8 @@ void define_cuda_calls(py::module_& m) {
         py::arg("deterministic") = false, py::arg("kernel") = "");
   m.def("cuda_unusable_because", &cuda::unusable_because,
         "\"\" where GPUs can be used, else what is missing.");
+  m.def("cuda_cache_folder", &cuda::DiskCache::default_folder,
+        "Where compiled kernels are kept; \"\" where they are not.");
   m.def("set_cuda_library_folders", &cuda::set_library_folders,
         "Where NVIDIA's libraries are looked for that the loader does not find.");
 }

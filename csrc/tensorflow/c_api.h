@@ -14,6 +14,11 @@ struct TF_Buffer {
   void (*data_deallocator)(void* data, size_t length);
 };
 
+struct TF_AllocatorAttributes {
+  size_t struct_size;  // up to the end of the last member
+  unsigned char on_host;
+};
+
 struct TF_KernelBuilder;
 struct TF_OpDefinitionBuilder;
 struct TF_OpKernelConstruction;
@@ -96,6 +101,9 @@ void TF_GetSerializedConfigProto(TF_OpKernelContext*, TF_Buffer*, TF_Status*);
 void TF_GetInput(TF_OpKernelContext*, int i, TF_Tensor**, TF_Status*);
 TF_Tensor* TF_AllocateOutput(TF_OpKernelContext*, int index, TF_DataType, const int64_t* dims,
                              int num_dims, size_t bytes, TF_Status*);
+
+TF_Tensor* TF_AllocateTemp(TF_OpKernelContext*, TF_DataType, const int64_t* dims, int num_dims,
+                           TF_AllocatorAttributes*, TF_Status*);
 
 // Tensors
 void TF_DeleteTensor(TF_Tensor*);

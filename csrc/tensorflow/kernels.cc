@@ -10,6 +10,8 @@
 #include "rnn.h"
 #if defined(MASKED_RNN_CUSIM)
 #include "cusim/plan.h"
+#else
+#include "device_plan.h"
 #endif
 
 namespace masked_rnn::tensorflow {
@@ -29,6 +31,7 @@ struct Attributes {
   Problem problem;
   TF_DataType type = TF_FLOAT;
   bool keep_reserve = false;
+  bool tf32 = false, deterministic = false;  // for GPUs
   std::atomic<int> threads{-1};  // TensorFlow's intra-op setting; -1 until the first call
 };
 
@@ -96,6 +99,8 @@ void* create(TF_OpKernelConstruction* construction) {
     p.zero_output_for_mask = read.boolean("zero_output_for_mask");
     p.return_sequences = kSequences;
     if (read.has("return_sequences")) p.return_sequences = read.boolean("return_sequences");
+    attributes->tf32 = read.boolean("tf32");
+    attributes->deterministic = read.boolean("deterministic");
     if (read.has("keep_reserve")) attributes->keep_reserve = read.boolean("keep_reserve");
   });
   if (made) return attributes.release();
@@ -139,7 +144,7 @@ int intra_op_threads(const uint8_t* at, size_t length) {
   return 0;
 }
 
-Options options_for(Attributes& attributes, TF_OpKernelContext* context) {
+Options options_for(Attributes& attributes, TF_OpKernelContext* context, const HostPlan*) {
   int threads = attributes.threads.load(std::memory_order_relaxed);
   if (threads < 0) {
     const Status status;
@@ -152,6 +157,13 @@ Options options_for(Attributes& attributes, TF_OpKernelContext* context) {
   }
   return {threads, ""};
 }
+
+#if !defined(MASKED_RNN_CUSIM)
+DeviceOptions options_for(const Attributes& attributes, TF_OpKernelContext* context,
+                          const DevicePlan*) {
+  return {context, attributes.tf32, attributes.deterministic};
+}
+#endif
 
 // --- tensors -------------------------------------------------------------------------------------
 
@@ -241,7 +253,7 @@ void compute_forward(void* kernel, TF_OpKernelContext* context) {
     auto& attributes = *static_cast<Attributes*>(kernel);
     const Inputs inputs(context, kRecurrentDropout + 1);
     const Problem p = problem_of(attributes, inputs);
-    const PlanT plan(p, options_for(attributes, context));
+    const PlanT plan(p, options_for(attributes, context, static_cast<PlanT*>(nullptr)));
     const size_t element = bytes_of(p.dtype);
     const std::vector<int64_t> state = {p.batch, p.units};
     const bool lstm = p.cell == Cell::kLstm;
@@ -272,7 +284,8 @@ void compute_gradient(void* kernel, TF_OpKernelContext* context) {
     arrays.d_outputs = inputs.data(kDOutputs);
     arrays.d_state_h = inputs.data(kDStateH);
     arrays.d_state_c = inputs.data(kDStateC);
-    const PlanT plan(p, arrays.reserve, inputs.bytes(kReserve), options_for(attributes, context));
+    const PlanT plan(p, arrays.reserve, inputs.bytes(kReserve),
+                     options_for(attributes, context, static_cast<PlanT*>(nullptr)));
     const size_t element = bytes_of(p.dtype);
     auto like = [&](int output, int input) {
       void* data = allocate(context, output, attributes.type, inputs.dims(input), element);
@@ -292,18 +305,26 @@ void compute_gradient(void* kernel, TF_OpKernelContext* context) {
 
 void register_kernels() {
   struct Kernel {
+    const char* device;
     const char* op;
     void* (*create)(TF_OpKernelConstruction*);
     void (*compute)(void*, TF_OpKernelContext*);
   };
-  constexpr Kernel kernels[] = {{kForwardOp, create<true>, compute_forward<HostPlan>},
-                                {kLastOp, create<false>, compute_forward<HostPlan>},
-                                {kGradientOp, create<true>, compute_gradient<HostPlan>}};
+  constexpr Kernel kernels[] = {
+      {"CPU", kForwardOp, create<true>, compute_forward<HostPlan>},
+      {"CPU", kLastOp, create<false>, compute_forward<HostPlan>},
+      {"CPU", kGradientOp, create<true>, compute_gradient<HostPlan>},
+#if !defined(MASKED_RNN_CUSIM)
+      {"GPU", kForwardOp, create<true>, compute_forward<DevicePlan>},
+      {"GPU", kLastOp, create<false>, compute_forward<DevicePlan>},
+      {"GPU", kGradientOp, create<true>, compute_gradient<DevicePlan>},
+#endif
+  };
   for (const Kernel& k : kernels) {
     for (const TF_DataType type : {TF_FLOAT, TF_DOUBLE, TF_BFLOAT16, TF_HALF}) {
       const Status status;
       TF_KernelBuilder* builder =
-          TF_NewKernelBuilder(k.op, "CPU", k.create, k.compute, destroy);
+          TF_NewKernelBuilder(k.op, k.device, k.create, k.compute, destroy);
       TF_KernelBuilder_TypeConstraint(builder, "T", type, status.get());
       status.check();
       TF_RegisterKernelBuilder(k.op, builder, status.get());

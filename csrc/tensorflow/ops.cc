@@ -28,6 +28,8 @@ constexpr const char* kAttributes[] = {
     "recurrent_activation: string = 'sigmoid'",
     "go_backwards: bool = false",
     "zero_output_for_mask: bool = false",
+    "tf32: bool = false",           // on a GPU, float32 products may round to TF32
+    "deterministic: bool = false",  // on a GPU, a row's bits do not depend on the batch
 };
 
 // Shapes while they are put together; every step may fail.

@@ -1,0 +1,125 @@
+"""What TensorFlow's GPUs need of us: its settings, NVIDIA's libraries, its stream."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import tensorflow as tf
+
+from masked_rnn import cuda, library
+
+try:  # Not public, but the only way to ask.
+    from tensorflow.python.framework.config import is_op_determinism_enabled as deterministic
+except ImportError:  # pragma: no cover
+
+    def deterministic() -> bool:
+        return False
+
+
+_SOURCE = Path(__file__).with_name("gpu_stream.cc")
+_SECONDS = 120  # a compiler needs ten
+
+
+def tf32() -> bool:
+    """Whether products of float32 may be rounded to TF32, by TensorFlow's switch."""
+    return tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+def reason_against():
+    """Why the op cannot run on the GPU that TensorFlow sees, or None; None where it sees none."""
+    return cuda.unusable_because() if _has_gpu() else None
+
+
+@functools.cache
+def _has_gpu():
+    return tf.test.is_built_with_cuda() and bool(tf.config.list_physical_devices("GPU"))
+
+
+def use_tensorflows_stream():
+    """Lets the op queue its work on TensorFlow's stream, where there is a GPU.
+
+    Which stream that is only TensorFlow's C++ API says, so a file of ten lines is compiled for the
+    TensorFlow that is there, once, and kept in the cache. Where that fails the op waits for the
+    device before and after its work: right, but slower, and said once.
+    """
+    if not _has_gpu() or cuda.unusable_because() is not None:
+        return
+    try:
+        shim = ctypes.CDLL(str(built_shim()))
+        ops = ctypes.CDLL(library.path())
+    except (OSError, subprocess.SubprocessError) as error:
+        warnings.warn(
+            "masked_rnn cannot queue its work on TensorFlow's GPU stream and waits for the GPU "
+            f"at every call, which is slower: {_reason(error)}. A C++ compiler is needed once: "
+            "apt install g++.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return
+    function = ctypes.cast(shim.masked_rnn_stream_of, ctypes.c_void_p)
+    ops.masked_rnn_set_stream_of.argtypes = [ctypes.c_void_p]
+    ops.masked_rnn_set_stream_of.restype = None
+    ops.masked_rnn_set_stream_of(function)
+
+
+def built_shim() -> Path:
+    """The compiled `gpu_stream.cc` for exactly this TensorFlow, from the cache if it is there.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it cannot be compiled.
+    """
+    folder = _cache_folder()
+    temporary = Path(tempfile.mkdtemp(prefix="masked_rnn_"))
+    if folder is None:
+        folder = temporary  # for this process
+    try:
+        target = folder / f"gpu_stream_{_stamp()}_tensorflow_{tf.__version__}.so"
+        if not target.exists():
+            made = temporary / "made.so"
+            _compile(made)
+            # Whole at once, for other processes that look for it now.
+            beside = target.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(made, beside)
+            os.replace(beside, target)
+        return target
+    finally:
+        if folder != temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _stamp():
+    return hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
+
+
+def _compile(target):
+    compiler = os.environ.get("CXX", "").split() or ["g++"]
+    command = [*compiler, "-O2", "-fPIC", "-shared", "-w", str(_SOURCE)]
+    command += [*tf.sysconfig.get_compile_flags(), *tf.sysconfig.get_link_flags()]
+    subprocess.run(
+        [*command, "-o", str(target)], check=True, capture_output=True, text=True, timeout=_SECONDS
+    )
+
+
+def _cache_folder():
+    """The folder of the kernels' cache, None where there is none or others can write to it."""
+    name = cuda.cache_folder()
+    if not name:
+        return None
+    folder = Path(name)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError:
+        return None
+    return folder if status.st_uid == os.geteuid() and not status.st_mode & 0o022 else None
+
+
+def _reason(error):
+    said = getattr(error, "stderr", None)
+    return said.strip().splitlines()[0] if said and said.strip() else str(error)

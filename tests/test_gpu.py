@@ -1,0 +1,113 @@
+"""What TensorFlow's GPUs need, as far as it can be seen without one."""
+
+import ctypes
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import masked_rnn
+from masked_rnn import cuda, fallback, gpu, ops
+
+needs_no_gpu = pytest.mark.skipif(
+    bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU"
+)
+
+
+def weights():
+    return [np.ones(shape, np.float32) for shape in ((2, 3, 4), (4, 15), (5, 15))]
+
+
+def forward_node(function):
+    graph = function.get_concrete_function().graph
+    return next(node for node in graph.as_graph_def().node if node.op == "MaskedRnn")
+
+
+@needs_no_gpu
+def test_without_a_gpu_nothing_is_asked_and_nothing_stands_against_the_op():
+    assert gpu.reason_against() is None
+
+
+def test_the_op_is_registered_for_gpus_with_all_memory_there():
+    from tensorflow.python.framework import kernels
+
+    for name in ("MaskedRnn", "MaskedRnnLast", "MaskedRnnGrad"):
+        found = kernels.get_registered_kernels_for_op(name).kernel
+        assert sorted(k.device_type for k in found) == ["CPU"] * 4 + ["GPU"] * 4
+        assert not any(k.host_memory_arg for k in found)
+
+
+@needs_no_gpu
+def test_a_gpu_that_is_not_there_is_tensorflows_usual_error():
+    arrays = [tf.constant(array) for array in weights()]
+    placement = tf.config.get_soft_device_placement()
+    tf.config.set_soft_device_placement(False)
+    try:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="GPU:0"):
+            with tf.device("/GPU:0"):
+                ops.gru(*arrays)
+    finally:
+        tf.config.set_soft_device_placement(placement)
+
+
+def test_tensorflows_settings_become_attributes_at_trace_time():
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    try:
+        for allowed in (False, True):
+            tf.config.experimental.enable_tensor_float_32_execution(allowed)
+            node = forward_node(tf.function(lambda: ops.gru(*map(tf.constant, weights()))))
+            assert node.attr["tf32"].b is allowed
+            assert node.attr["deterministic"].b is False
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def test_the_gradient_takes_the_settings_of_its_forward_op(monkeypatch):
+    monkeypatch.setattr(gpu, "deterministic", lambda: True)
+
+    @tf.function
+    def gradient():
+        x, *more = map(tf.constant, weights())
+        return tf.gradients(ops.gru(x, *more)[0], x)
+
+    nodes = gradient.get_concrete_function().graph.as_graph_def().node
+    (node,) = [node for node in nodes if node.op == "MaskedRnnGrad"]
+    assert node.attr["deterministic"].b is True
+
+
+def test_a_gpu_without_nvidias_libraries_means_kerass_loop_and_one_sentence(monkeypatch):
+    monkeypatch.setattr(gpu, "_has_gpu", lambda: True)
+    sentence = "CUDA: cuBLAS is missing; pip install nvidia-cublas-cu12 (not found)"
+    monkeypatch.setattr(cuda, "unusable_because", lambda: sentence)
+    layer = masked_rnn.GRU(5)
+    with pytest.warns(fallback.FallbackWarning, match="cuBLAS is missing; pip install"):
+        layer(weights()[0])
+    layer(weights()[0])  # warned once
+    (row,) = masked_rnn.explain(layer).rows
+    assert row.path == "Keras loop" and row.why == sentence
+
+
+def test_the_shim_compiles_once_for_this_tensorflow_and_loads(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASKED_RNN_CACHE", str(tmp_path / "cache"))
+    path = gpu.built_shim()
+    assert path.parent == tmp_path / "cache" and tf.__version__ in path.name
+    assert os.stat(path.parent).st_mode & 0o777 == 0o700
+    assert ctypes.CDLL(str(path)).masked_rnn_stream_of
+    made = path.stat().st_mtime_ns
+    monkeypatch.setattr(gpu, "_compile", pytest.fail)
+    assert gpu.built_shim() == path and path.stat().st_mtime_ns == made
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_shim_that_cannot_be_made_is_said_once_and_is_no_error(monkeypatch):
+    def fail(target):
+        raise subprocess.CalledProcessError(1, "g++", stderr="error: no headers\nmore")
+
+    monkeypatch.setattr(gpu, "_has_gpu", lambda: True)
+    monkeypatch.setattr(cuda, "unusable_because", lambda: None)
+    monkeypatch.setattr(gpu, "_compile", fail)
+    monkeypatch.setenv("MASKED_RNN_CACHE", "off")
+    with pytest.warns(RuntimeWarning, match="waits for the GPU .*: error: no headers. A C"):
+        gpu.use_tensorflows_stream()
