@@ -62,6 +62,8 @@ def use_tensorflows_stream():
             stacklevel=2,
         )
         return
+    if not hasattr(ops, "masked_rnn_set_stream_of"):
+        return  # MASKED_RNN_LIBRARY names one that has no kernels for GPUs
     function = ctypes.cast(shim.masked_rnn_stream_of, ctypes.c_void_p)
     ops.masked_rnn_set_stream_of.argtypes = [ctypes.c_void_p]
     ops.masked_rnn_set_stream_of.restype = None

@@ -1,6 +1,6 @@
-// From an op's context to its CUDA stream. TensorFlow's C API does not say it for NVIDIA's GPUs, and
-// its C++ API changes from version to version, so gpu.py compiles this where it is used, with the
-// headers of the TensorFlow that is there.
+// From an op's context to its CUDA stream. TensorFlow's C API does not say it for NVIDIA's GPUs,
+// and its C++ API changes from version to version, so gpu.py compiles this where it is used, with
+// the headers of the TensorFlow that is there.
 #include "tensorflow/core/framework/device_base.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/stream_executor.h"

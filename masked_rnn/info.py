@@ -19,7 +19,7 @@ def collect() -> Dict[str, Any]:
     found["core"] = _core()
     found["library"] = _library()
     found["gpu"] = _gpu()
-    found["cache"] = None  # nothing is compiled at run time
+    found["cache"] = _cache()
     found["usable"] = found["library"]["error"] is None and found["core"]["error"] is None
     return found
 
@@ -37,7 +37,7 @@ def shown(found: Dict[str, Any]) -> str:
         ("library", library["error"] or library["path"]),
         ("GPU", ", ".join(gpu["devices"]) if gpu["devices"] else "none seen by TensorFlow"),
         ("", gpu["use"]),
-        ("cache", found["cache"] or "none: nothing is compiled at run time"),
+        ("cache", found["cache"] or "none: nothing that is compiled for a GPU is kept"),
         ("", "The layers can be used." if found["usable"] else "The layers cannot be used."),
     ]
     width = max(len(title) for title, _ in lines)
@@ -73,13 +73,28 @@ def _library():
     return {"path": path, "error": None}
 
 
+def _cache():
+    try:
+        from masked_rnn import cuda
+
+        return cuda.cache_folder() or None
+    except Exception:  # noqa: BLE001
+        return None  # `_core` says why
+
+
 def _gpu():
-    use = "not used: the layers compute on the CPU"
     try:
         import tensorflow as tf
 
+        from masked_rnn import cuda
+
         devices = tf.config.list_physical_devices("GPU")
         details = [tf.config.experimental.get_device_details(d) for d in devices]
+        reason = cuda.unusable_because()
     except Exception:  # noqa: BLE001
-        return {"devices": [], "use": use}
+        return {"devices": [], "use": "not used"}
+    if not devices:
+        use = "not used: the layers compute on the CPU"
+    else:
+        use = f"not used: {reason}" if reason else "used by the layers"
     return {"devices": [d.get("device_name", "GPU") for d in details], "use": use}

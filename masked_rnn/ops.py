@@ -380,6 +380,11 @@ def _options(op):
     )
 
 
+def _gpu_settings(op):
+    """TensorFlow's settings when the op was made; they change no number on a CPU."""
+    return {name: bool(op.get_attr(name)) for name in ("tf32", "deterministic")}
+
+
 def _reserve(op, options):
     """What the forward op kept for its gradient; makes it keep that, where it does not yet."""
     reserve = op.outputs[3]
@@ -400,7 +405,7 @@ def _run_again(op, options):
     """The reserve of a forward pass that nobody foresaw a gradient of, computed anew."""
     attributes = options._asdict()
     forward = _lib.masked_rnn if attributes.pop("return_sequences") else _lib.masked_rnn_last
-    return forward(*op.inputs, **attributes, keep_reserve=True)[3]
+    return forward(*op.inputs, **attributes, **_gpu_settings(op), keep_reserve=True)[3]
 
 
 _FORWARD_OPS = ("MaskedRnn", "MaskedRnnLast")
@@ -417,7 +422,7 @@ def _masked_rnn_gradient(op, d_outputs, d_state_h, d_state_c, _):
         for d in (d_outputs, d_state_h, d_state_c)
     ]
     gradients = _lib.masked_rnn_grad(
-        *op.inputs, _reserve(op, options), *d_results, **options._asdict()
+        *op.inputs, _reserve(op, options), *d_results, **options._asdict(), **_gpu_settings(op)
     )
     # In the order of the op's inputs; None for the mask, the dropouts, and what is absent.
     by_name = dict(zip(differentiable.WITH_GRADIENT, gradients))

@@ -40,7 +40,7 @@ def compile_cpp(target, source, *options):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A folder with the program, the fake libcuda and the fake libcublas in folders of their own."""
+    """A folder with the program, and each fake library in a folder of its own."""
     folder = tmp_path_factory.mktemp("cuda")
     for library, source in (("libcuda.so.1", "fake_driver.cc"),
                             ("libcublas.so.12", "fake_cublas.cc")):
@@ -266,7 +266,9 @@ def test_writers_at_once_and_killed(built, tmp_path):
 @pytest.mark.parametrize("pools", ["1", "0"])
 def test_numpy_functions_on_gpu_arrays(built, tmp_path_factory, pools):
     cache = tmp_path_factory.getbasetemp() / "numpy_cache"  # shared: compiled once
-    _, environment = command_and_environment(built, cache, "", FAKE_CUDA_POOLS=pools)
+    _, environment = command_and_environment(
+        built, cache, "", FAKE_CUDA_POOLS=pools, PYTHONPATH=str(PACKAGE.parent)
+    )
     unless_pools = [] if pools == "1" else ["-k", "not runs_out"]
     command = [sys.executable, str(ROOT / "tests/cuda/numpy_on_gpu.py"), *unless_pools]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)

@@ -236,8 +236,8 @@ void define_cuda_calls(py::module_& m) {
           py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
       .def_property_readonly("__cuda_array_interface__", &CudaArray::cuda_array_interface)
       .def("__repr__", [](const CudaArray& array) {
-        return "CudaArray(shape=" + py::repr(py::tuple(py::cast(array.shape()))).cast<std::string>() +
-               ", dtype=" + array.dtype() + ", device=" + std::to_string(array.ordinal()) + ")";
+        const py::tuple shape(py::cast(array.shape()));
+        return "CudaArray(shape=" + py::repr(shape).cast<std::string>() + ", dtype=" + array.dtype() + ", device=" + std::to_string(array.ordinal()) + ")";
       });
   m.def("cuda_forward", &forward, py::arg("arguments"), py::arg("keep_reserve"),
         py::arg("stream_object"), py::arg("stream"), py::arg("tf32") = false,

@@ -173,7 +173,8 @@ void small_cache() {
 void hammer() {
   const DiskCache kept(DiskCache::default_folder());
   for (int i = 0;; ++i) {
-    const std::string key = "key " + std::to_string(i % 3), value(200000 + i % 3, char('a' + i % 3));
+    const std::string key = "key " + std::to_string(i % 3);
+    const std::string value(200000 + i % 3, char('a' + i % 3));
     kept.put(key, value);
     const auto found = kept.get(key);
     if (found && *found != value) {
