@@ -25,8 +25,6 @@ class Options(NamedTuple):
     go_backwards: bool
     zero_output_for_mask: bool
     return_sequences: bool
-    tf32: bool = False
-    deterministic: bool = False
 
 
 class Tensors(NamedTuple):

@@ -375,8 +375,6 @@ def _options(op):
         go_backwards=bool(op.get_attr("go_backwards")),
         zero_output_for_mask=bool(op.get_attr("zero_output_for_mask")),
         return_sequences=return_sequences,
-        tf32=bool(op.get_attr("tf32")),
-        deterministic=bool(op.get_attr("deterministic")),
     )
 
 
