@@ -75,7 +75,14 @@ def _array(name, value, stream):
             f"{name} is not in the memory of a GPU, needed: all arrays on the device of inputs"
         )
     detached = value.detach() if getattr(value, "requires_grad", False) else value
-    return _core.CudaArray.from_capsule(name, detached.__dlpack__(stream=stream))
+    try:
+        capsule = detached.__dlpack__(stream=stream)
+    except Exception as error:  # whatever the other library raises
+        raise ValueError(
+            f"{name} is a {type(value).__name__} that cannot be exported ({error}), needed: an "
+            "array with __dlpack__"
+        ) from error
+    return _core.CudaArray.from_capsule(name, capsule)
 
 
 def _number(stream):
