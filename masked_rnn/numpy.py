@@ -239,26 +239,16 @@ def _arguments(
         if sequence_length is not None:
             raise ValueError("sequence_length is given with arrays on a GPU, needed: a mask there")
         *arrays, mask = cuda.arrays((*_NAMES[cell], "mask"), (*arrays, mask), stream)
-        inputs, kernel, recurrent_kernel, bias, initial_h, initial_c = arrays
-        return (
-            inputs, kernel, recurrent_kernel, bias, mask, initial_h, initial_c, None, None,
-            *_options(activation, recurrent_activation, go_backwards, zero_output_for_mask),
-        )
-    if stream is not None:
-        raise ValueError("stream is given with arrays in CPU memory, needed: None")
-    if not _are_ready(arrays):
-        arrays = _ready(_NAMES[cell], arrays)
+    else:
+        if stream is not None:
+            raise ValueError("stream is given with arrays in CPU memory, needed: None")
+        if not _are_ready(arrays):
+            arrays = _ready(_NAMES[cell], arrays)
+        if mask is not None or sequence_length is not None:
+            mask = _real_steps(arrays[0], mask, sequence_length)
     inputs, kernel, recurrent_kernel, bias, initial_h, initial_c = arrays
-    if mask is not None or sequence_length is not None:
-        mask = _real_steps(inputs, mask, sequence_length)
     return (
         inputs, kernel, recurrent_kernel, bias, mask, initial_h, initial_c, None, None,
-        *_options(activation, recurrent_activation, go_backwards, zero_output_for_mask),
-    )
-
-
-def _options(activation, recurrent_activation, go_backwards, zero_output_for_mask):
-    return (
         _activation("activation", activation),
         _activation("recurrent_activation", recurrent_activation),
         flag("go_backwards", go_backwards), flag("zero_output_for_mask", zero_output_for_mask), True,

@@ -88,4 +88,7 @@ constexpr size_t bytes_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
 
+// Of the type that an array of `dtype` is computed in: double, else float.
+constexpr int64_t real_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
+
 }  // namespace masked_rnn

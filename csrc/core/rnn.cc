@@ -32,8 +32,6 @@ uint64_t hash_rows(const Problem& p, const std::vector<int64_t>& real_steps) {
   return hash;
 }
 
-int64_t real_bytes(const Problem& p) { return p.dtype == DType::kFloat64 ? 8 : 4; }
-
 }  // namespace
 
 struct Plan::State {
@@ -45,7 +43,7 @@ struct Plan::State {
 
   State(const Problem& p, const Options& options)
       : problem(p), kernel(choose_kernel(p, options.isa)) {
-    vector = static_cast<int>(kernel.vector_bytes / real_bytes(p));
+    vector = static_cast<int>(kernel.vector_bytes / real_bytes(p.dtype));
     if (options.threads < 0) {
       throw InvalidArgument("threads is " + std::to_string(options.threads) +
                             ", needed: a positive number, or 0 for the default");
@@ -79,6 +77,10 @@ struct Plan::State {
     return choose_split(problem, schedule, Blocks(problem, vector).units, threads(options));
   }
 
+  int64_t reserve_bytes(int64_t elements) const {
+    return kReserveHeaderBytes + checked_product({elements, real_bytes(problem.dtype)}, "the reserve");
+  }
+
   ReserveHeader header(int64_t elements) const {
     const int32_t activations = static_cast<int32_t>(problem.activation) * 256 +
                                 static_cast<int32_t>(problem.recurrent_activation);
@@ -90,12 +92,12 @@ struct Plan::State {
             vector,
             problem.units,
             schedule.real_steps(),
-            kReserveHeaderBytes + checked_product({elements, real_bytes(problem)}, "the reserve"),
+            reserve_bytes(elements),
             hash_rows(problem, schedule.count)};
   }
 
   void run(Kernel function, Job& job, int64_t workspace_elements) const {
-    Workspace workspace(checked_product({workspace_elements, real_bytes(problem)},
+    Workspace workspace(checked_product({workspace_elements, real_bytes(problem.dtype)},
                                         "the workspace"));
     job.problem = &problem;
     job.schedule = &schedule;
@@ -154,7 +156,7 @@ Plan::Plan(Plan&&) noexcept = default;
 
 int64_t Plan::reserve_bytes() const {
   const ReserveLayout layout(state_->problem, state_->schedule, state_->vector);
-  return state_->header(layout.elements).bytes;
+  return state_->reserve_bytes(layout.elements);
 }
 
 void Plan::forward(const ForwardResults& results) const {

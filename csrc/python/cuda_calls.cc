@@ -4,6 +4,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "check.h"
@@ -178,9 +179,8 @@ py::tuple backward(const py::tuple& given, const CudaArray& reserve, const Optio
   check_gradient_shapes({shape_of(d_outputs), shape_of(d_state_h), shape_of(d_state_c)}, problem);
   const Target target(arguments.ordinal, stream_object, stream);
   const cuda::Plan plan(target.device, problem, {tf32, deterministic, kernel, 0});
-  plan.check_reserve(reserve.data(), plan.reserve_bytes() <= reserve.bytes()
-                                         ? plan.reserve_bytes()
-                                         : reserve.bytes());
+  // The array may be a byte longer than what was kept.
+  plan.check_reserve(reserve.data(), std::min<int64_t>(plan.reserve_bytes(), reserve.bytes()));
   BackwardArrays arrays;
   arrays.reserve = reserve.data();
   arrays.d_outputs = arguments.data("d_outputs", d_outputs);
@@ -237,7 +237,8 @@ void define_cuda_calls(py::module_& m) {
       .def_property_readonly("__cuda_array_interface__", &CudaArray::cuda_array_interface)
       .def("__repr__", [](const CudaArray& array) {
         const py::tuple shape(py::cast(array.shape()));
-        return "CudaArray(shape=" + py::repr(shape).cast<std::string>() + ", dtype=" + array.dtype() + ", device=" + std::to_string(array.ordinal()) + ")";
+        return "CudaArray(shape=" + py::repr(shape).cast<std::string>() + ", dtype=" +
+               array.dtype() + ", device=" + std::to_string(array.ordinal()) + ")";
       });
   m.def("cuda_forward", &forward, py::arg("arguments"), py::arg("keep_reserve"),
         py::arg("stream_object"), py::arg("stream"), py::arg("tf32") = false,

@@ -49,13 +49,18 @@ Driver open_driver() {
   return driver;
 }
 
+// The versions of a library that the driver is new enough for: the code of a compiler that is newer
+// by a major version does not load.
+std::vector<std::string> versions_of(const std::string& library) {
+  std::vector<std::string> names = {library + ".12"};
+  if (driver().version >= 13000) names.push_back(library + ".13");
+  return names;
+}
+
 Nvrtc open_nvrtc() {
-  // The code of a compiler that is newer than the driver by a major version does not load.
-  const bool cuda13 = driver().version >= 13000;
-  std::vector<std::string> names = {"libnvrtc.so.12"};
-  if (cuda13) names.push_back("libnvrtc.so.13");
   const SharedLibrary library(
-      names, "CUDA: the run-time compiler NVRTC is missing; pip install nvidia-cuda-nvrtc-cu12");
+      versions_of("libnvrtc.so"),
+      "CUDA: the run-time compiler NVRTC is missing; pip install nvidia-cuda-nvrtc-cu12");
   Nvrtc nvrtc;
 #define FUNCTION(name, ...) \
   find(library, #name, nvrtc.name, "pip install --upgrade nvidia-cuda-nvrtc-cu12");
@@ -69,10 +74,8 @@ Nvrtc open_nvrtc() {
 }
 
 Cublas open_cublas() {
-  const bool cuda13 = driver().version >= 13000;
-  std::vector<std::string> names = {"libcublas.so.12"};
-  if (cuda13) names.push_back("libcublas.so.13");
-  const SharedLibrary library(names, "CUDA: cuBLAS is missing; pip install nvidia-cublas-cu12");
+  const SharedLibrary library(versions_of("libcublas.so"),
+                              "CUDA: cuBLAS is missing; pip install nvidia-cublas-cu12");
   Cublas cublas;
 #define FUNCTION(name, ...) \
   find(library, #name, cublas.name, "pip install --upgrade nvidia-cublas-cu12");

@@ -12,11 +12,11 @@ constexpr const char* kOptions[] = {"--std=c++17", "-default-device"};
 
 class Program {
  public:
-  Program(const std::string& text, const std::vector<Source>& headers, size_t first) {
+  Program(const std::string& text, const std::vector<Source>& headers) {
     std::vector<const char*> texts, names;
-    for (size_t i = first; i < headers.size(); ++i) {
-      texts.push_back(headers[i].text.c_str());
-      names.push_back(headers[i].name.c_str());
+    for (const Source& header : headers) {
+      texts.push_back(header.text.c_str());
+      names.push_back(header.name.c_str());
     }
     check(api::nvrtc().nvrtcCreateProgram(&program_, text.c_str(), "masked_rnn.cu",
                                           int(texts.size()), texts.data(), names.data()),
@@ -83,7 +83,7 @@ Compiled Compiler::compile(const std::string& kernel, int capability) const {
                            "\"\nnamespace masked_rnn::cuda {}\nusing namespace masked_rnn;\n"
                            "using namespace masked_rnn::cuda;\n";
   const std::string name = "masked_rnn::cuda::" + kernel;
-  const Program program(text, sources_, 0);
+  const Program program(text, sources_);
   program.check(nvrtc.nvrtcAddNameExpression(program.get(), name.c_str()), "naming " + kernel);
   const std::string architecture = "--gpu-architecture=" + target.architecture;
   std::vector<const char*> options(std::begin(kOptions), std::end(kOptions));

@@ -1,10 +1,9 @@
 # cmake -DOUTPUT=sources.cc -DFILES="a.cu;b.h" -P embed.cmake
-# Writes the files as string literals. NVRTC finds a header by the very text of the #include line,
-# so each is named by its file name alone, and #include lines lose their folders.
+# Writes the files as string literals. NVRTC finds a header by the very text of the #include line:
+# its file name alone, as the kernels write it.
 set(pieces "")
 foreach(file IN LISTS FILES)
   file(READ "${file}" text)
-  string(REGEX REPLACE "#include \"[^\"\n]*/" "#include \"" text "${text}")
   get_filename_component(name "${file}" NAME)
   string(APPEND pieces "      {\"${name}\", std::string()")
   string(LENGTH "${text}" length)

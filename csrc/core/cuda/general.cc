@@ -5,8 +5,6 @@
 namespace masked_rnn::cuda {
 namespace {
 
-int64_t copies(int64_t dropout_gates) { return std::max<int64_t>(dropout_gates, 1); }
-
 // Slots of d_gates: kernel_slot.. hold the gradients of the gates' inputs, and slot j that of the
 // recurrent product of recurrent_gate(j); as in cells.h.
 int kernel_slot(Cell cell) { return cell == Cell::kGru ? 1 : 0; }

@@ -9,11 +9,7 @@ namespace {
 
 constexpr int64_t kAlignment = 256;
 
-int64_t copies(int64_t dropout_gates) { return std::max<int64_t>(dropout_gates, 1); }
-
 }  // namespace
-
-int64_t real_bytes(const Problem& p) { return p.dtype == DType::kFloat64 ? 8 : 4; }
 
 void* Arena::take(std::initializer_list<int64_t> sizes, int64_t element) {
   int64_t bytes = element;
@@ -25,7 +21,7 @@ void* Arena::take(std::initializer_list<int64_t> sizes, int64_t element) {
 }
 
 Reserve::Reserve(Arena& arena, const Problem& p) {
-  const int64_t real = real_bytes(p);
+  const int64_t real = real_bytes(p.dtype);
   saved = arena.take({p.batch, p.time, saved_slots(p.cell), p.units}, real);
   h = arena.take({p.batch, p.time, p.units}, real);
   c = p.cell == Cell::kLstm ? arena.take({p.batch, p.time, p.units}, real) : nullptr;
@@ -49,7 +45,7 @@ Shared::Shared(Arena& arena, const Problem& p) {
 
 ForwardMemory::ForwardMemory(Arena& arena, const Problem& p, const Choice& choice, bool training)
     : shared(arena, p), h(nullptr), c(nullptr), saved(nullptr), reset_h(nullptr) {
-  const int64_t real = real_bytes(p), rows = choice.chunk_steps * p.batch;
+  const int64_t real = real_bytes(p.dtype), rows = choice.chunk_steps * p.batch;
   inputs = arena.take({copies(p.input_dropout_gates), rows, p.features}, real);
   projection = arena.take({rows, gates(p.cell), p.units}, real);
   if (!training) {
@@ -64,7 +60,7 @@ ForwardMemory::ForwardMemory(Arena& arena, const Problem& p, const Choice& choic
 
 BackwardMemory::BackwardMemory(Arena& arena, const Problem& p, const Choice& choice)
     : shared(arena, p), reset_h(nullptr), d_c(nullptr) {
-  const int64_t real = real_bytes(p), rows = choice.chunk_steps * p.batch;
+  const int64_t real = real_bytes(p.dtype), rows = choice.chunk_steps * p.batch;
   const int64_t width = gates(p.cell) * p.units;
   inputs = arena.take({copies(p.input_dropout_gates), rows, p.features}, real);
   states = arena.take({copies(p.recurrent_dropout_gates), rows, p.units}, real);

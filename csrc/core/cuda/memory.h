@@ -50,6 +50,7 @@ struct BackwardMemory {
   void* parts;                                   // of the weight gradients' sums
 };
 
-int64_t real_bytes(const Problem& p);
+// Copies of an operand: one for each dropout mask.
+constexpr int64_t copies(int64_t dropout_gates) { return dropout_gates > 0 ? dropout_gates : 1; }
 
 }  // namespace masked_rnn::cuda

@@ -36,7 +36,7 @@ Queue::Queue(const Device& device, const Problem& p, const Options& options, con
       kernel(shared.kernel != nullptr ? shared.kernel : p.kernel),
       recurrent_kernel(shared.recurrent_kernel != nullptr ? shared.recurrent_kernel
                                                           : p.recurrent_kernel),
-      element(real_bytes(p)),
+      element(real_bytes(p.dtype)),
       device_(device),
       options_(options),
       shared_(shared),

@@ -17,8 +17,10 @@ Plan::Plan(const Device& device, const Problem& problem, const Options& options)
                             std::to_string(problem.time) +
                             " time steps, more than 2147483647 of either");
   }
-  choose(device.info(), problem, options);  // refuses now what it cannot do
+  choice();  // refuses now what it cannot do
 }
+
+Choice Plan::choice() const { return choose(device_.info(), problem_, options_); }
 
 int64_t Plan::reserve_bytes() const {
   Arena arena(nullptr);
@@ -40,21 +42,21 @@ void Plan::check_reserve(const void* reserve, int64_t bytes) const {
 
 int64_t Plan::forward_workspace_bytes(bool training) const {
   Arena arena(nullptr);
-  const ForwardMemory memory(arena, problem_, choose(device_.info(), problem_, options_), training);
+  const ForwardMemory memory(arena, problem_, choice(), training);
   return arena.bytes();
 }
 
 int64_t Plan::backward_workspace_bytes() const {
   Arena arena(nullptr);
-  const BackwardMemory memory(arena, problem_, choose(device_.info(), problem_, options_));
+  const BackwardMemory memory(arena, problem_, choice());
   return arena.bytes();
 }
 
 void Plan::forward(const ForwardResults& results, void* workspace, Stream stream) const {
-  const Choice choice = choose(device_.info(), problem_, options_);
+  const Choice chosen = choice();
   const bool training = results.reserve != nullptr;
   Arena arena(workspace);
-  ForwardMemory memory(arena, problem_, choice, training);
+  ForwardMemory memory(arena, problem_, chosen, training);
   if (training) {
     Arena kept(results.reserve);
     const Reserve reserve(kept, problem_);
@@ -63,23 +65,23 @@ void Plan::forward(const ForwardResults& results, void* workspace, Stream stream
     memory.saved = reserve.saved;
   }
   const Queue queue(device_, problem_, options_, memory.shared, stream);
-  forward_general(queue, choice, memory, results);
+  forward_general(queue, chosen, memory, results);
 }
 
 void Plan::backward(const BackwardArrays& arrays, void* workspace, Stream stream) const {
-  const Choice choice = choose(device_.info(), problem_, options_);
+  const Choice chosen = choice();
   Arena arena(workspace);
-  const BackwardMemory memory(arena, problem_, choice);
-  const Queue queue(device_, problem_, options_, memory.shared, stream, choice.depth_parts,
+  const BackwardMemory memory(arena, problem_, chosen);
+  const Queue queue(device_, problem_, options_, memory.shared, stream, chosen.depth_parts,
                     memory.parts);
-  backward_general(queue, choice, memory, arrays);
+  backward_general(queue, chosen, memory, arrays);
 }
 
 std::string Plan::forward_kernel() const {
-  return name_of(choose(device_.info(), problem_, options_).forward);
+  return name_of(choice().forward);
 }
 std::string Plan::backward_kernel() const {
-  return name_of(choose(device_.info(), problem_, options_).backward);
+  return name_of(choice().backward);
 }
 
 }  // namespace masked_rnn::cuda

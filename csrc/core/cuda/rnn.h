@@ -5,6 +5,8 @@
 
 namespace masked_rnn::cuda {
 
+struct Choice;
+
 struct Options {
   bool tf32 = false;           // float32 products may round their operands to TF32
   bool deterministic = false;  // own products in place of cuBLAS, which choose by no size: a row's
@@ -40,6 +42,8 @@ class MASKED_RNN_API Plan {
   std::string backward_kernel() const;
 
  private:
+  Choice choice() const;
+
   const Device& device_;
   Problem problem_;
   Options options_;

@@ -6,6 +6,14 @@
 
 namespace masked_rnn::cuda {
 
+// What a thread works on in a grid of element_blocks, and a warp in one of row_blocks.
+MR_INLINE int64_t element_of_thread() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+MR_INLINE int64_t row_of_warp() {
+  return static_cast<int64_t>(blockIdx.x) * kPackRows + threadIdx.x / kWarp;
+}
+
 MR_INLINE int64_t live(const Steps& steps, int64_t step) {
   return steps.offset[step + 1] - steps.offset[step];
 }
@@ -23,7 +31,7 @@ __global__ void count_steps(CountSteps a) {
   const Problem& p = a.call.problem;
   const Steps& steps = a.call.steps;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
-  const int64_t b = static_cast<int64_t>(blockIdx.x) * kPackRows + threadIdx.x / kWarp;
+  const int64_t b = row_of_warp();
   if (b >= p.batch) return;
   int found = 0;
   for (int64_t base = 0; base < p.time; base += kWarp) {
@@ -42,7 +50,7 @@ __global__ void count_steps(CountSteps a) {
 __global__ void sort_rows(SortRows a) {
   const int64_t batch = a.call.problem.batch;
   const Steps& steps = a.call.steps;
-  const int64_t b = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t b = element_of_thread();
   if (b >= batch) return;
   const int32_t own = steps.count[b];
   int32_t rank = 0;

@@ -14,9 +14,3 @@ using uint64_t = unsigned long long;
 #include "product.cuh"
 #include "rows.cuh"
 #include "step.cuh"
-
-#if defined(__CUDACC_RTC__)
-// So that an instance's name is the same here as in instances.inc.
-using namespace masked_rnn;
-using namespace masked_rnn::cuda;
-#endif

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kProductThreads) multiply(Multiply p) {
 
 template <class R>
 __global__ void add_parts(AddParts p) {
-  const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t e = element_of_thread();
   if (e >= p.m * p.n) return;
   R sum = 0;
   for (int z = 0; z < p.count; ++z) sum += static_cast<const R*>(p.parts)[z * p.m * p.n + e];

@@ -19,7 +19,7 @@ MR_INLINE PackedRow packed_row(const Call& call) {
   const Problem& p = call.problem;
   const Steps& steps = call.steps;
   PackedRow row{};
-  const int64_t pair = static_cast<int64_t>(blockIdx.x) * kPackRows + threadIdx.x / kWarp;
+  const int64_t pair = row_of_warp();
   row.inside = pair < (call.end - call.first) * p.batch;
   if (!row.inside) return row;
   const int64_t step = call.first + pair / p.batch, i = pair % p.batch;
@@ -50,37 +50,40 @@ MR_INLINE Real<Storage> dropout_at(const void* masks, const Problem& p, int64_t 
   return value_at<Storage>(masks, (d * p.batch + b) * width + j, 1);
 }
 
-template <class Storage>
-__global__ void gather_inputs(GatherInputs a) {
+// A row of a local buffer [D][local rows][width]: value(j) times each dropout mask, zero in the
+// tail.
+template <class Storage, class Value>
+MR_INLINE void gather_row(const Call& call, const PackedRow& row, const void* masks,
+                          int64_t dropout_gates, int64_t width, void* buffer, const Value& value) {
   using R = Real<Storage>;
-  const Problem& p = a.call.problem;
-  const PackedRow row = packed_row(a.call);
-  if (!row.inside) return;
-  const int64_t from = (row.b * p.time + time_of(p, row.position)) * p.features;
-  for (int64_t d = 0; d < copies(p.input_dropout_gates); ++d) {
-    R* to = static_cast<R*>(a.to) + (d * local_rows(a.call) + row.local) * p.features;
-    for (int64_t f = lane_of(); f < p.features; f += kWarp) {
-      to[f] = row.real ? value_at<Storage>(p.inputs, from + f) *
-                             dropout_at<Storage>(p.input_dropout, p, d, row.b, p.features, f)
-                       : R(0);
+  for (int64_t d = 0; d < copies(dropout_gates); ++d) {
+    R* to = static_cast<R*>(buffer) + (d * local_rows(call) + row.local) * width;
+    for (int64_t j = lane_of(); j < width; j += kWarp) {
+      to[j] = row.real
+                  ? value(j) * dropout_at<Storage>(masks, call.problem, d, row.b, width, j)
+                  : R(0);
     }
   }
 }
 
 template <class Storage>
-__global__ void gather_states(GatherStates a) {
-  using R = Real<Storage>;
+__global__ void gather_inputs(GatherInputs a) {
   const Problem& p = a.call.problem;
   const PackedRow row = packed_row(a.call);
   if (!row.inside) return;
-  const R* from = static_cast<const R*>(a.h) + row.packed * p.units;
-  for (int64_t d = 0; d < copies(p.recurrent_dropout_gates); ++d) {
-    R* to = static_cast<R*>(a.to) + (d * local_rows(a.call) + row.local) * p.units;
-    for (int64_t u = lane_of(); u < p.units; u += kWarp) {
-      to[u] = row.real ? from[u] * dropout_at<Storage>(p.recurrent_dropout, p, d, row.b, p.units, u)
-                       : R(0);
-    }
-  }
+  const int64_t from = (row.b * p.time + time_of(p, row.position)) * p.features;
+  gather_row<Storage>(a.call, row, p.input_dropout, p.input_dropout_gates, p.features, a.to,
+                      [&](int64_t f) { return value_at<Storage>(p.inputs, from + f); });
+}
+
+template <class Storage>
+__global__ void gather_states(GatherStates a) {
+  const Problem& p = a.call.problem;
+  const PackedRow row = packed_row(a.call);
+  if (!row.inside) return;
+  const auto* from = static_cast<const Real<Storage>*>(a.h) + row.packed * p.units;
+  gather_row<Storage>(a.call, row, p.recurrent_dropout, p.recurrent_dropout_gates, p.units, a.to,
+                      [&](int64_t u) { return from[u]; });
 }
 
 // An output stands until the next real step, unless masked outputs are zero: the gradients of all
@@ -136,13 +139,13 @@ __global__ void put_input_gradients(PutInputGradients a) {
 
 template <class Storage>
 __global__ void convert_weights(ConvertWeights a) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t i = element_of_thread();
   if (i < a.size) static_cast<Real<Storage>*>(a.to)[i] = value_at<Storage>(a.from, i);
 }
 
 template <class Storage>
 __global__ void store_gradient(StoreGradient a) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t i = element_of_thread();
   if (i < a.size) {
     put(static_cast<Storage*>(a.to)[i], static_cast<const Real<Storage>*>(a.from)[i]);
   }
@@ -150,7 +153,7 @@ __global__ void store_gradient(StoreGradient a) {
 
 template <class Storage>
 __global__ void store_bias_gradient(StoreBiasGradient a) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t i = element_of_thread();
   const int64_t width = a.gates * a.units;
   if (i >= a.rows * width) return;
   const int64_t gate = i % width / a.units, u = i % a.units;
@@ -169,7 +172,7 @@ template <class Storage>
 __global__ void start_states(StartStates a) {
   using R = Real<Storage>;
   const Problem& p = a.call.problem;
-  const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t e = element_of_thread();
   const int64_t i = e / p.units, u = e % p.units;
   if (i >= live(a.call.steps, 0)) return;
   const int64_t from = a.call.steps.row[i] * p.units + u;
@@ -189,7 +192,7 @@ MR_INLINE bool last_output_is_state(const Call& call, int64_t b) {
 template <class Storage>
 __global__ void finish_states(FinishForward a) {
   const Problem& p = a.call.problem;
-  const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t e = element_of_thread();
   const int64_t b = e / p.units;
   if (b >= p.batch) return;
   auto* h = static_cast<Storage*>(a.results.state_h);
@@ -214,7 +217,7 @@ template <class Storage>
 __global__ void fill_outputs(FinishForward a) {
   const Problem& p = a.call.problem;
   const Steps& steps = a.call.steps;
-  const int64_t pair = static_cast<int64_t>(blockIdx.x) * kPackRows + threadIdx.x / kWarp;
+  const int64_t pair = row_of_warp();
   if (pair >= p.batch * p.time) return;
   const int64_t b = pair / p.time;
   if (is_real(p, b, pair % p.time)) return;
@@ -235,7 +238,7 @@ template <class Storage>
 __global__ void start_gradients(StartGradients a) {
   using R = Real<Storage>;
   const Problem& p = a.call.problem;
-  const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t e = element_of_thread();
   const int64_t i = e / p.units;
   if (i >= p.batch) return;
   const int64_t b = a.call.steps.row[i], from = b * p.units + e % p.units;
@@ -253,7 +256,7 @@ template <class Storage>
 __global__ void finish_gradients(FinishBackward a) {
   using R = Real<Storage>;
   const Problem& p = a.call.problem;
-  const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t e = element_of_thread();
   const int64_t i = e / p.units;
   if (i >= p.batch) return;
   const int64_t to = a.call.steps.row[i] * p.units + e % p.units;
@@ -268,7 +271,7 @@ __global__ void finish_gradients(FinishBackward a) {
 template <class Storage>
 __global__ void zero_masked_inputs(FinishBackward a) {
   const Problem& p = a.call.problem;
-  const int64_t pair = static_cast<int64_t>(blockIdx.x) * kPackRows + threadIdx.x / kWarp;
+  const int64_t pair = row_of_warp();
   if (pair >= p.batch * p.time || p.mask == nullptr || p.mask[pair] != 0) return;
   auto* to = static_cast<Storage*>(a.arrays.d_inputs) + pair * p.features;
   for (int64_t f = lane_of(); f < p.features; f += kWarp) put(to[f], Real<Storage>(0));

@@ -72,6 +72,36 @@ MR_INLINE Real<Storage> input_of(const Problem& p, const Real<Storage>* projecti
   return projection[gate * p.units + u] + bias;
 }
 
+// Where row i of a step has its projection (all gates), and what forward keeps of its unit u.
+template <class CellT, class Storage>
+MR_INLINE const Real<Storage>* projection_of(const ForwardStep& a, int64_t i) {
+  const Steps& steps = a.call.steps;
+  return static_cast<const Real<Storage>*>(a.projection) +
+         (steps.offset[a.step] - steps.offset[a.call.first] + i) * CellT::kGates *
+             a.call.problem.units;
+}
+template <class CellT, class Storage>
+MR_INLINE Real<Storage>* saved_of(const ForwardStep& a, int64_t i, int64_t u) {
+  const int64_t row = a.states.packed ? a.call.steps.offset[a.step] + i : i;
+  return static_cast<Real<Storage>*>(a.saved) + row * CellT::kSlots * a.call.problem.units + u;
+}
+template <class CellT, class Storage>
+MR_INLINE void load_saved(const BackwardStep& a, int64_t n, int64_t u, Real<Storage>* saved) {
+  constexpr int S = CellT::kSlots;
+  const int64_t H = a.call.problem.units;
+  for (int j = 0; j < S; ++j) {
+    saved[j] = static_cast<const Real<Storage>*>(a.saved)[(n * S + j) * H + u];
+  }
+}
+
+// The dropout of reset before's r * h, unit u of sorted row i.
+template <class Storage>
+MR_INLINE Real<Storage> reset_dropout(const Call& call, int64_t i, int64_t u) {
+  const Problem& p = call.problem;
+  return dropout_at<Storage>(p.recurrent_dropout, p, p.recurrent_dropout_gates - 1,
+                             call.steps.row[i], p.units, u);
+}
+
 // The new state goes to the next step, or to the caller after a row's last; the output too.
 template <class Storage>
 MR_INLINE void put_results(const ForwardStep& a, int64_t i, int64_t rows_after, int64_t u,
@@ -131,18 +161,14 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(ForwardStep a) {
   for (int r = 0; r < kStepRowsPerThread; ++r) {
     const int64_t i = t.row + r;
     if (i >= rows) return;
-    const R* projection = static_cast<const R*>(a.projection) +
-                          (steps.offset[a.step] - steps.offset[a.call.first] + i) * G * H;
+    const R* projection = projection_of<CellT, Storage>(a, i);
     const int64_t state = state_row(a.call, a.states, a.step, i) * H + u;
-    const int64_t saved_row = a.states.packed ? steps.offset[a.step] + i : i;
-    R* keep = a.saved == nullptr ? nullptr : static_cast<R*>(a.saved) + saved_row * S * H + u;
+    R* keep = a.saved == nullptr ? nullptr : saved_of<CellT, Storage>(a, i, u);
     R x[G], saved[S] = {};
     for (int g = 0; g < kTogether; ++g) x[g] = input_of<CellT, Storage>(p, projection, g, u);
     if constexpr (CellT::kResetBefore) {
       const R reset_h = CellT::forward_gates(acts, x, sum[r], h[state], saved);
-      static_cast<R*>(a.reset_h)[i * H + u] =
-          reset_h * dropout_at<Storage>(p.recurrent_dropout, p, p.recurrent_dropout_gates - 1,
-                                        steps.row[i], H, u);
+      static_cast<R*>(a.reset_h)[i * H + u] = reset_h * reset_dropout<Storage>(a.call, i, u);
       for (int j = 0; j < 2; ++j) keep[j * H] = saved[j];
     } else {
       if (CellT::kCell == Cell::kGru) sum[r][2] += value_at<Storage>(p.bias, (G + 2) * H + u);
@@ -160,7 +186,7 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(ForwardStep a) {
 template <class CellT, class Acts, class Storage>
 __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a) {
   using R = Real<Storage>;
-  constexpr int G = CellT::kGates, S = CellT::kSlots;
+  constexpr int G = CellT::kGates;
   MR_SHARED(memory);
   const Problem& p = a.call.problem;
   const Steps& steps = a.call.steps;
@@ -185,12 +211,9 @@ __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a)
   for (int r = 0; r < kStepRowsPerThread; ++r) {
     const int64_t i = t.row + r;
     if (i >= rows) return;
-    const R* projection = static_cast<const R*>(a.projection) +
-                          (steps.offset[a.step] - steps.offset[a.call.first] + i) * G * H;
-    const int64_t saved_row = a.states.packed ? steps.offset[a.step] + i : i;
-    R* saved = static_cast<R*>(a.saved) + saved_row * S * H + u;
+    R* saved = saved_of<CellT, Storage>(a, i, u);
     const R h = static_cast<const R*>(a.states.h)[state_row(a.call, a.states, a.step, i) * H + u];
-    const R x = input_of<CellT, Storage>(p, projection, 2, u);
+    const R x = input_of<CellT, Storage>(p, projection_of<CellT, Storage>(a, i), 2, u);
     const R h_new = CellT::forward_candidate(acts, x, sum[r][0], saved[0], h, saved[2 * H]);
     put_results<Storage>(a, i, rows_after(a.call, a.step), u, h_new, R(0));
   }
@@ -246,16 +269,14 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(BackwardStep a) {
       if (a.d_outputs != nullptr) d_h += static_cast<const R*>(a.d_outputs)[local * H + u];
       const R h = static_cast<const R*>(a.h)[n * H + u];
       R saved[S], d[S];
-      for (int j = 0; j < S; ++j) saved[j] = static_cast<const R*>(a.saved)[(n * S + j) * H + u];
+      load_saved<CellT, Storage>(a, n, u, saved);
       R* to = d_gates + local * S * H + u;
       if constexpr (CellT::kResetBefore) {
         d_h = CellT::backward_candidate(acts, saved, h, d_h, d);
         to[0] = d[0];
         to[2 * H] = d[2];
         static_cast<R*>(a.reset_h)[local * H + u] =
-            acts.gate_value(saved[1]) * h *
-            dropout_at<Storage>(p.recurrent_dropout, p, p.recurrent_dropout_gates - 1,
-                                steps.row[i], H, u);
+            acts.gate_value(saved[1]) * h * reset_dropout<Storage>(a.call, i, u);
       } else {
         const R c = CellT::kState ? static_cast<const R*>(a.c)[n * H + u] : R(0);
         R d_c = CellT::kState ? static_cast<R*>(a.d_c)[state] : R(0);
@@ -300,10 +321,8 @@ __global__ void __launch_bounds__(kStepThreads) backward_reset(BackwardStep a) {
     if (i >= rows) return;
     const int64_t n = steps.offset[a.step] + i;
     R saved[S], d[S];
-    for (int j = 0; j < S; ++j) saved[j] = static_cast<const R*>(a.saved)[(n * S + j) * H + u];
-    const R d_reset = sum[r][0] * dropout_at<Storage>(p.recurrent_dropout, p,
-                                                      p.recurrent_dropout_gates - 1,
-                                                      steps.row[i], H, u);
+    load_saved<CellT, Storage>(a, n, u, saved);
+    const R d_reset = sum[r][0] * reset_dropout<Storage>(a.call, i, u);
     R& d_h = static_cast<R*>(a.d_h)[i * H + u];
     d_h = CellT::backward_reset(acts, saved, static_cast<const R*>(a.h)[n * H + u], d_reset, d_h,
                                 d);
