@@ -9,6 +9,8 @@
 //                           in slots kKernelSlot.., in Keras's gate order
 //   recurrent_gate(j)       gate whose recurrent product has its gradient in slot j
 //   forward, backward       the formulas; x is inputs @ kernel + bias, u is h @ recurrent_kernel
+//   first, rest             forward in two parts, for many elements after each other: `first` gives
+//                           the kFirst gate values that `rest` starts from
 // and a row for each dtype in cpu/kernels.cc. Formulas: semantics.md, from Keras's cells.
 #pragma once
 
@@ -17,20 +19,38 @@
 namespace masked_rnn {
 MR_BACKEND {
 
+// forward of a cell that has it in two parts.
+template <class CellT>
+struct TwoParts {
+  template <class Acts, class V>
+  static MR_INLINE V forward(const Acts& acts, const V* x, const V* u, V h_prev, V c_prev,
+                             V* saved, V& c) {
+    constexpr int last = CellT::kGates - 1;
+    V gate[CellT::kFirst + 1];
+    CellT::first(acts, x, u, gate, saved);
+    return CellT::rest(acts, gate, x[last], u[last], h_prev, c_prev, saved, c);
+  }
+};
+
 // reset_after: the reset gate multiplies the candidate's recurrent product.
-struct Gru {
+struct Gru : TwoParts<Gru> {
   static constexpr Cell kCell = Cell::kGru;
-  static constexpr int kGates = 3, kSlots = 4, kKernelSlot = 1;
+  static constexpr int kGates = 3, kSlots = 4, kKernelSlot = 1, kFirst = 2;
   static constexpr bool kState = false, kResetBefore = false;
   static constexpr MR_DEVICE int recurrent_gate(int slot) { return slot == 0 ? 2 : slot - 1; }
 
   // saved: z, r, u_h, hh
   template <class Acts, class V>
-  static MR_INLINE V forward(const Acts& acts, const V* x, const V* u, V h_prev, V, V* saved, V&) {
-    const V z = acts.gate(x[0] + u[0], saved[0]);
-    const V r = acts.gate(x[1] + u[1], saved[1]);
-    saved[2] = u[2];
-    const V hh = acts.candidate(fma_of(r, u[2], x[2]), saved[3]);
+  static MR_INLINE void first(const Acts& acts, const V* x, const V* u, V* gate, V* saved) {
+    gate[0] = acts.gate(x[0] + u[0], saved[0]);
+    gate[1] = acts.gate(x[1] + u[1], saved[1]);
+  }
+  template <class Acts, class V>
+  static MR_INLINE V rest(const Acts& acts, const V* gate, V x_h, V u_h, V h_prev, V, V* saved,
+                          V&) {
+    const V z = gate[0], r = gate[1];
+    saved[2] = u_h;
+    const V hh = acts.candidate(fma_of(r, u_h, x_h), saved[3]);
     return fma_of(z, h_prev, (fill<V>(1) - z) * hh);
   }
 
@@ -89,15 +109,17 @@ struct GruResetBefore {
   }
 };
 
-struct SimpleRnn {
+struct SimpleRnn : TwoParts<SimpleRnn> {
   static constexpr Cell kCell = Cell::kSimpleRnn;
-  static constexpr int kGates = 1, kSlots = 1, kKernelSlot = 0;
+  static constexpr int kGates = 1, kSlots = 1, kKernelSlot = 0, kFirst = 0;
   static constexpr bool kState = false, kResetBefore = false;
   static constexpr MR_DEVICE int recurrent_gate(int slot) { return slot; }
 
   template <class Acts, class V>
-  static MR_INLINE V forward(const Acts& acts, const V* x, const V* u, V, V, V* saved, V&) {
-    return acts.candidate(x[0] + u[0], saved[0]);
+  static MR_INLINE void first(const Acts&, const V*, const V*, V*, V*) {}
+  template <class Acts, class V>
+  static MR_INLINE V rest(const Acts& acts, const V*, V x, V u, V, V, V* saved, V&) {
+    return acts.candidate(x + u, saved[0]);
   }
 
   template <class Acts, class V>
@@ -107,20 +129,23 @@ struct SimpleRnn {
   }
 };
 
-struct Lstm {
+struct Lstm : TwoParts<Lstm> {
   static constexpr Cell kCell = Cell::kLstm;
-  static constexpr int kGates = 4, kSlots = 4, kKernelSlot = 0;
+  static constexpr int kGates = 4, kSlots = 4, kKernelSlot = 0, kFirst = 4;
   static constexpr bool kState = true, kResetBefore = false;
   static constexpr MR_DEVICE int recurrent_gate(int slot) { return slot; }
 
   // saved: i, f, g, o
   template <class Acts, class V>
-  static MR_INLINE V forward(const Acts& acts, const V* x, const V* u, V, V c_prev, V* saved,
-                             V& c) {
-    const V i = acts.gate(x[0] + u[0], saved[0]);
-    const V f = acts.gate(x[1] + u[1], saved[1]);
-    const V g = acts.candidate(x[2] + u[2], saved[2]);
-    const V o = acts.gate(x[3] + u[3], saved[3]);
+  static MR_INLINE void first(const Acts& acts, const V* x, const V* u, V* gate, V* saved) {
+    gate[0] = acts.gate(x[0] + u[0], saved[0]);
+    gate[1] = acts.gate(x[1] + u[1], saved[1]);
+    gate[2] = acts.candidate(x[2] + u[2], saved[2]);
+    gate[3] = acts.gate(x[3] + u[3], saved[3]);
+  }
+  template <class Acts, class V>
+  static MR_INLINE V rest(const Acts& acts, const V* gate, V, V, V, V c_prev, V*, V& c) {
+    const V i = gate[0], f = gate[1], g = gate[2], o = gate[3];
     c = fma_of(f, c_prev, i * g);
     V unused;
     return o * acts.candidate(c, unused);

@@ -54,8 +54,8 @@ void Schedule::deal(const Problem& p, int number_of_groups) {
       g.live[s] = n;
       g.offset[s + 1] = g.offset[s] + n;
     }
-    g.position.resize(g.real_steps());
     g.input.resize(g.real_steps());
+    g.output.resize(g.real_steps());
     for (int64_t i = 0; i < g.rows(); ++i) {
       const uint8_t* mask = p.mask ? p.mask + g.row[i] * p.time : nullptr;
       int64_t s = 0;
@@ -63,8 +63,8 @@ void Schedule::deal(const Problem& p, int number_of_groups) {
         const int64_t t = time_of(p, q);
         if (mask != nullptr && mask[t] == 0) continue;
         const int64_t n = g.offset[s++] + i;
-        g.position[n] = static_cast<int32_t>(q);
         g.input[n] = g.row[i] * p.time + t;
+        g.output[n] = g.row[i] * p.time + q;
       }
     }
   }

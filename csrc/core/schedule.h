@@ -19,8 +19,9 @@ struct Group {
   std::vector<int64_t> row;       // [rows] batch row of sorted row i; each has a real step
   std::vector<int64_t> live;      // [steps] rows that have a real step s
   std::vector<int64_t> offset;    // [steps+1]
-  std::vector<int32_t> position;  // [real_steps] processing position of packed index n
-  std::vector<int64_t> input;     // [real_steps] b * T + t, the row of inputs at packed index n
+  // [real_steps] of packed index n: b * T + time, the row of inputs; b * T + processing position,
+  // that of outputs.
+  std::vector<int64_t> input, output;
 
   int64_t rows() const { return static_cast<int64_t>(row.size()); }
   int64_t steps() const { return static_cast<int64_t>(live.size()); }

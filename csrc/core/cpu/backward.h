@@ -274,12 +274,13 @@ struct Backward : Worker<Storage> {
   void add_output_gradients(Range units, int64_t s) const {
     const int64_t live_next = group.live_after(s);
     for (int64_t i = 0; i < group.live[s]; ++i) {
-      const int64_t first = group.position[group.offset[s] + i];
+      const int64_t first = group.output[group.offset[s] + i];
       int64_t last = first + 1;
       if (!p.zero_output_for_mask) {
-        last = i < live_next ? group.position[group.offset[s + 1] + i] : p.time;
+        last = i < live_next ? group.output[group.offset[s + 1] + i]
+                             : (group.row[i] + 1) * p.time;
       }
-      const Storage* row = d_outputs + (group.row[i] * p.time + first) * p.units;
+      const Storage* row = d_outputs + first * p.units;
       for (int64_t q = first; q < last; ++q, row += p.units) {
         for (int64_t u = units.begin; u < units.end; ++u) {
           Real* d = d_h + (u * rows + i) * kVector;
