@@ -308,7 +308,9 @@ struct Forward : Worker<Storage> {
     const Real* c = CellT::kState ? c_base + u * state_block + state_offset(s) : h;
     Real* to = training ? saved_of(u, group.offset[s]) : nullptr;
     const Acts own_acts = acts;
+    const Results put = results(s, u);
     for (int k = 0; kFirst > 0 && k < m; ++k) {
+      put_soon(put, first + k);
       V x[kFirst + 1], r[kFirst + 1], gate[kFirst + 1], saved[S];
       MR_UNROLL
       for (int g = 0; g < kFirst; ++g) {
@@ -323,7 +325,6 @@ struct Forward : Worker<Storage> {
       }
     }
     constexpr int last = G - 1;
-    const Results put = results(s, u);
     for (int k = 0; k < m; ++k) {
       const int64_t i = first + k;
       V gate[kFirst + 1], saved[S], c_new = zeros();
@@ -415,6 +416,11 @@ struct Forward : Worker<Storage> {
     r.next_c = CellT::kState ? c_base + next : nullptr;
     r.copies_h = copies_h();
     return r;
+  }
+
+  // Outputs of a step lie far from each other: have their lines come while the gates are computed.
+  MR_INLINE void put_soon(const Results& to, int64_t i) const {
+    if (to.outputs != nullptr) __builtin_prefetch(to.outputs + to.output_row[i] * to.units, 1);
   }
 
   // The output of this step, and the state: to the next step, or to the caller after a row's last.
