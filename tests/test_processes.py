@@ -80,12 +80,12 @@ def test_threads_do_not_take_each_others_dropout():
     inputs = [arrays(seed, batch=1 + seed)[0] for seed in range(8)]
 
     def eager(x):
-        return lambda: [layer(x, training=True) for _ in range(20)]
+        return lambda: [layer(x, training=True) for _ in range(10)]
 
     def traced(x):  # every one anew
         return lambda: [tf.function(lambda: layer(x, training=True))() for _ in range(3)]
 
-    jobs = [(traced if i % 4 == 0 else eager)(x) for i, x in enumerate(inputs)]
+    jobs = [(traced if i == 0 else eager)(x) for i, x in enumerate(inputs)]
     for x, results in zip(inputs, at_once(jobs)):
         assert all(y.shape == (len(x), 7) and np.isfinite(y).all() for y in results)
         assert not np.array_equal(*results[:2])  # drawn anew at every call
@@ -110,7 +110,7 @@ def trained(kind, seed):
     )
     model.compile("adam", "mse")
     history = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-    return [*model.get_weights(), np.array(history.history["loss"]), model.predict(x, verbose=0)]
+    return [*model.get_weights(), np.array(history.history["loss"])]
 
 
 def test_two_models_that_train_at_once():
