@@ -67,7 +67,8 @@ def state_units(cell: Any) -> List[int]:
 def draw_dropout(cell: Any, sequences: Any, dtype: str) -> List[Any]:
     """Keras's dropout masks, drawn once a call in Keras's order.
 
-    They are cached in the cells, where Keras's loop finds them, until `reset_dropout`.
+    Not by `get_dropout_mask`, which keeps them in the cell: another thread that calls the same
+    layer would take them for its own.
 
     Args:
         cell: a cell or a stack.
@@ -77,24 +78,44 @@ def draw_dropout(cell: Any, sequences: Any, dtype: str) -> List[Any]:
     Returns:
         For every single cell ([D,B,I] or None, [D,B,H] or None), D = 1 or one per gate.
     """
-    drawn, features = [], sequences.shape[2]
+
+    def draw(single, like, rate):
+        if not rate > 0:
+            return None
+        # One mask, or a list of one per gate.
+        return tf.stack(keras.tree.flatten(single._create_dropout_mask(like, rate)))
+
+    return [
+        (draw(single, step, single.dropout), draw(single, state, single.recurrent_dropout))
+        for single, step, state in _like_dropout(cell, sequences, dtype)
+    ]
+
+
+def leave_dropout(cell: Any, sequences: Any, dtype: str) -> None:
+    """Leaves the masks in the cells, where Keras's loop finds them, until `reset_dropout`; the
+    arguments are those of `draw_dropout`."""
+    for single, step, state in _like_dropout(cell, sequences, dtype):
+        if step is not None:
+            single.get_dropout_mask(step)
+            single.get_recurrent_dropout_mask(state)
+
+
+def _like_dropout(cell, sequences, dtype):
+    """Of every single cell: the cell, and what its two dropout masks are like, where it has any."""
+    features = sequences.shape[2]
     for single in singles(cell):
-        pair = (None, None)
+        step = state = None
         if single.dropout or single.recurrent_dropout:
             batch = keras.ops.shape(sequences)[0]
             # Keras takes the first time step, which need not exist; only the shape matters.
             step = keras.ops.zeros((batch, features), dtype=dtype)
             state = keras.ops.zeros((batch, single.units), dtype=single.compute_dtype)
-            pair = single.get_dropout_mask(step), single.get_recurrent_dropout_mask(state)
-            # One mask, or a list of one per gate.
-            pair = [m if m is None else tf.stack(keras.tree.flatten(m)) for m in pair]
-        drawn.append(pair)
+        yield single, step, state
         features, dtype = single.units, single.compute_dtype
-    return drawn
 
 
 def reset_dropout(cell: Any) -> None:
-    """Forgets the masks that `draw_dropout` left in the cells."""
+    """Forgets the masks that `leave_dropout` left in the cells."""
     for single in singles(cell):
         if hasattr(single, "reset_dropout_mask"):
             single.reset_dropout_mask()

@@ -4,15 +4,13 @@ import ctypes
 import functools
 import hashlib
 import os
-import shutil
 import subprocess
-import tempfile
 import warnings
 from pathlib import Path
 
 import tensorflow as tf
 
-from masked_rnn import cuda, library
+from masked_rnn import compiled, cuda, library
 
 try:  # Not public, but the only way to ask.
     from tensorflow.python.framework.config import is_op_determinism_enabled as deterministic
@@ -51,7 +49,7 @@ def use_tensorflows_stream():
     if not _has_gpu() or cuda.unusable_because() is not None:
         return
     try:
-        shim = ctypes.CDLL(str(built_shim()))
+        shim = loaded_shim()
         ops = ctypes.CDLL(library.path())
     except (OSError, subprocess.SubprocessError) as error:
         warnings.warn(
@@ -70,29 +68,13 @@ def use_tensorflows_stream():
     ops.masked_rnn_set_stream_of(function)
 
 
-def built_shim() -> Path:
-    """The compiled `gpu_stream.cc` for exactly this TensorFlow, from the cache if it is there.
+def loaded_shim() -> ctypes.CDLL:
+    """`gpu_stream.cc`, compiled for exactly this TensorFlow, from the cache if it is there.
 
     Raises:
         OSError, subprocess.SubprocessError: it cannot be compiled.
     """
-    folder = _cache_folder()
-    temporary = Path(tempfile.mkdtemp(prefix="masked_rnn_"))
-    if folder is None:
-        folder = temporary  # for this process
-    try:
-        target = folder / f"gpu_stream_{_stamp()}_tensorflow_{tf.__version__}.so"
-        if not target.exists():
-            made = temporary / "made.so"
-            _compile(made)
-            # Whole at once, for other processes that look for it now.
-            beside = target.with_suffix(f".{os.getpid()}")
-            shutil.copyfile(made, beside)
-            os.replace(beside, target)
-        return target
-    finally:
-        if folder != temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+    return compiled.load(f"gpu_stream_{_stamp()}_tensorflow_{tf.__version__}.so", _compile)
 
 
 def _stamp():
@@ -106,20 +88,6 @@ def _compile(target):
     subprocess.run(
         [*command, "-o", str(target)], check=True, capture_output=True, text=True, timeout=_SECONDS
     )
-
-
-def _cache_folder():
-    """The folder of the kernels' cache, None where there is none or others can write to it."""
-    name = cuda.cache_folder()
-    if not name:
-        return None
-    folder = Path(name)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError:
-        return None
-    return folder if status.st_uid == os.geteuid() and not status.st_mode & 0o022 else None
 
 
 def _reason(error):

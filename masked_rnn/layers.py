@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.backend import get_keras_mask, set_keras_mask  # there is no public way to either
+from keras.src.backend.common.global_state import get_global_attribute  # nor to this
 
-from masked_rnn import cells, checks, fallback, gpu, old_models, ragged
+from masked_rnn import cells, checks, fallback, forked, gpu, old_models, ragged
 
 try:
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
@@ -92,6 +93,7 @@ class _FusedLayer:
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args, **kwargs):
+        forked.check()
         sequences = args[0] if args else kwargs.get("sequences")
         if ragged.is_ragged(sequences):
             padded, mask = padded_call(args, kwargs)
@@ -141,7 +143,10 @@ class _FusedLayer:
             ValueError: an argument of wrong rank, shape or dtype, mask and sequence_length
                 together, or a length outside 0..time. Where only the run can know it, that is
                 a `tf.errors.InvalidArgumentError`.
+            RuntimeError: the process was forked from one that had used TensorFlow.
         """
+        if not tf.executing_eagerly():
+            _remember_model()
         if self.unroll and sequences.shape[1] is None:
             raise ValueError(
                 "unroll=True needs a known number of time steps, sequences have shape "
@@ -151,12 +156,9 @@ class _FusedLayer:
         checks.numeric("sequences", sequences.dtype)
         mask = self._checked_mask(sequences, initial_state, mask, sequence_length)
         initial_state = self._checked_state(sequences, initial_state)
-        try:
-            last_output, outputs, states = self.inner_loop(
-                sequences=sequences, initial_state=initial_state, mask=mask, training=training
-            )
-        finally:
-            cells.reset_dropout(self.cell)
+        last_output, outputs, states = self.inner_loop(
+            sequences=sequences, initial_state=initial_state, mask=mask, training=training
+        )
         output = outputs if self.return_sequences else last_output
         output = keras.ops.cast(output, self.compute_dtype)
         states = [keras.ops.cast(state, self.compute_dtype) for state in states]
@@ -173,14 +175,18 @@ class _FusedLayer:
             (last output, outputs, states). Only the one of the first two that `call` returns is
             computed, and stands in both places.
         """
-        # The first sequences may be of another dtype than the cell.
-        drawn = cells.draw_dropout(self.cell, sequences, self.compute_dtype)
         reason = self._fallback_reason()
         if reason is None and _under_xla():
             reason = "it is being compiled by XLA (jit_compile=True), which has no kernel for it"
         if reason is not None:
             fallback.report(self, reason)
-            return self._keras_loop(sequences, initial_state, mask, training)
+            cells.leave_dropout(self.cell, sequences, self.compute_dtype)
+            try:
+                return self._keras_loop(sequences, initial_state, mask, training)
+            finally:
+                cells.reset_dropout(self.cell)
+        # The first sequences may be of another dtype than the cell.
+        drawn = cells.draw_dropout(self.cell, sequences, self.compute_dtype)
         outputs, states = cells.run(
             self.cell,
             sequences,
@@ -515,6 +521,13 @@ def _last_size(mask):
     """The size of a mask's third dimension, None where there is none or it is not known."""
     shape = tf.TensorShape(None if mask is None else mask.shape)
     return shape[2] if shape.rank == 3 else None
+
+
+def _remember_model():
+    """The outermost layer of the call that Keras is in: a model, if one is being traced."""
+    context = get_global_attribute("current_call_ctx")
+    if context is not None:
+        forked.remember(context.entry_layer)
 
 
 def _under_xla():

@@ -7,7 +7,7 @@ from typing import Any, Optional, Tuple
 
 import tensorflow as tf
 
-from masked_rnn import activations, checks, differentiable, gpu, library, ragged
+from masked_rnn import activations, checks, differentiable, forked, gpu, library, ragged
 from masked_rnn.flags import flag
 
 try:  # Not public, but what TensorFlow's own custom gradients use.
@@ -59,7 +59,11 @@ def rnn(
 
     Returns:
         outputs [B,T,H] or [B,H], state_h [B,H], state_c [B,H] ([0] if not "lstm").
+
+    Raises:
+        RuntimeError: the process was forked from one that had used TensorFlow.
     """
+    forked.check()
     absent, no_mask = _absent(inputs.dtype)
     tensors = [
         inputs,
@@ -144,6 +148,7 @@ def gru(
         ValueError: an argument of wrong rank, shape, dtype or name, mask and sequence_length
             together, or a length outside 0..time. Where only the run can know it, that is an
             `tf.errors.InvalidArgumentError`.
+        RuntimeError: the process was forked from one that had used TensorFlow.
     """
     state = initial_state
     if isinstance(state, (list, tuple)) and len(state) == 1 and _rank(state[0]) == 2:
@@ -241,6 +246,7 @@ def _call(
     zero_output_for_mask,
 ):
     """Checks every argument of `gru` and `lstm`, and calls the kernel."""
+    forked.check()
     if mask is not None and sequence_length is not None:
         raise ValueError("mask and sequence_length are both given, needed is one of them at most.")
     given = inputs

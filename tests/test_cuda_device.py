@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -257,6 +258,52 @@ def test_writers_at_once_and_killed(built, tmp_path):
         writer.wait()
     sizes = {p.stat().st_size for p in tmp_path.iterdir() if p.suffix == ".masked_rnn"}
     assert sizes == {200000 + i + 5 + 51 for i in range(3)}
+
+
+@needs_nvrtc
+def test_processes_that_fill_the_cache_at_once(built, tmp_path):
+    expected = run(built, "off", "launches")
+    command, environment = command_and_environment(built, tmp_path, "launches")
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in running:
+        assert process.communicate(timeout=60)[0].splitlines() == expected
+    assert [p.suffix for p in tmp_path.iterdir()] == [".masked_rnn"]
+
+
+@needs_nvrtc
+def test_a_writer_killed_in_the_middle_of_a_file(built, tmp_path):
+    def end_it_after_4096_bytes():
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    command, environment = command_and_environment(built, tmp_path, "launches")
+    killed = subprocess.run(command, env=environment, preexec_fn=end_it_after_4096_bytes)
+    assert killed.returncode == -signal.SIGXFSZ
+    (leftover,) = tmp_path.iterdir()
+    assert leftover.stat().st_size == 4096
+    expected = run(built, "off", "launches")
+    assert run(built, tmp_path, "launches") == expected
+    assert leftover.exists() and len(list(tmp_path.iterdir())) == 2  # it may still be written to
+    two_hours_ago = time.time() - 7200
+    os.utime(leftover, (two_hours_ago, two_hours_ago))
+    run(built, tmp_path, "cache")
+    assert {p.suffix for p in tmp_path.iterdir()} == {".masked_rnn"}
+
+
+# --- forks -------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_is_told_that_it_cannot_use_cuda(built):
+    lines = run(built, "off", "forks")
+    assert lines == [
+        "child before use: Fake GPU", "parent: Fake GPU",
+        "child: CUDA: this process was forked from one that uses CUDA, and cannot use it; start it "
+        'with multiprocessing.get_context("spawn")',
+        "parent: Fake GPU",
+    ]  # fmt: skip
 
 
 # --- masked_rnn.numpy on GPU arrays ------------------------------------------------------------

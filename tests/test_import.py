@@ -2,29 +2,13 @@
 cannot be had says. Each in a process of its own."""
 
 import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
 import masked_rnn
 
-PACKAGE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(masked_rnn.__file__)))
-
-
-def run(code, *paths, **environment):
-    """Output of code in a new process that finds this package, and modules in `paths` first."""
-    full = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
-    full["PYTHONPATH"] = os.pathsep.join([*map(str, paths), PACKAGE_FOLDER])
-    full.update(environment)
-    full = {name: value for name, value in full.items() if value is not None}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=full, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
+from .programs import run
 
 # Prints the message of the ImportError that a name raises.
 MESSAGE = """

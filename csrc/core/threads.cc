@@ -1,7 +1,6 @@
 #include "threads.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <condition_variable>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "error.h"
+#include "per_process.h"
 
 namespace masked_rnn {
 namespace {
@@ -142,23 +142,6 @@ class Pool {
   int busy_ = 0;
 };
 
-// A child of fork() has none of its parent's threads, and perhaps a locked mutex: it gets a pool
-// of its own. Never destroyed, see take_worker.
-Pool& pool() {
-  struct Owned {
-    Pool pool;
-    pid_t process = getpid();
-  };
-  static std::atomic<Owned*> current{nullptr};
-  Owned* owned = current.load(std::memory_order_acquire);
-  while (owned == nullptr || owned->process != getpid()) {
-    auto* fresh = new Owned;
-    if (current.compare_exchange_strong(owned, fresh, std::memory_order_acq_rel)) return fresh->pool;
-    delete fresh;
-  }
-  return owned->pool;
-}
-
 }  // namespace
 
 int default_threads() {
@@ -179,7 +162,7 @@ void run_on_threads(int threads, void (*job)(void*, int), void* argument) {
     job(argument, 0);
     return;
   }
-  pool().run(threads, job, argument);
+  of_process<Pool>().run(threads, job, argument);
 }
 
 bool Member::begin(int item) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "error.h"
+#include "per_process.h"
 
 namespace masked_rnn {
 namespace {
@@ -33,18 +34,12 @@ struct Cache {
   }
 };
 
-// Never destroyed: a call may still run while the process exits.
-Cache& cache() {
-  static Cache* the = new Cache;
-  return *the;
-}
-
 }  // namespace
 
 Workspace::Workspace(size_t bytes) {
   if (bytes == 0) return;
   {
-    Cache& c = cache();
+    Cache& c = of_process<Cache>();
     std::lock_guard<std::mutex> lock(c.mutex);
     // The smallest block that fits.
     size_t best = c.blocks.size();
@@ -73,7 +68,7 @@ Workspace::~Workspace() {
   if (data_ == nullptr) return;
   std::vector<Block> evicted;
   {
-    Cache& c = cache();
+    Cache& c = of_process<Cache>();
     std::lock_guard<std::mutex> lock(c.mutex);
     c.blocks.push_back({data_, capacity_});
     while (c.too_much()) {

@@ -7,6 +7,7 @@
 #include <pybind11/stl.h>
 
 #include "arrays.h"
+#include "gil.h"
 #include "names.h"
 #include "rnn.h"
 
@@ -129,7 +130,7 @@ py::tuple forward(const std::string& cell, const py::array& inputs, const py::ar
     reserve = bytes[py::slice(skip, skip + plan.reserve_bytes(), 1)];
   }
   {
-    py::gil_scoped_release release;
+    const WithoutGil without_gil;
     plan.forward(results);
   }
   return py::make_tuple(outputs, state_h, state_c, reserve);
@@ -180,7 +181,7 @@ py::tuple backward(const std::string& cell, const py::array& inputs, const py::a
   }
   {
     const PlanT plan(call.problem, reserve.data(), reserve.size(), call.options);
-    py::gil_scoped_release release;
+    const WithoutGil without_gil;
     plan.backward(arrays);
   }
   return py::make_tuple(d_inputs, d_kernel, d_recurrent_kernel, d_bias, d_initial_h, d_initial_c);

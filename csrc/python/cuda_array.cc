@@ -4,6 +4,7 @@
 
 #include "dlpack.h"
 #include "error.h"
+#include "gil.h"
 #include "names.h"
 
 namespace masked_rnn::python {
@@ -67,7 +68,7 @@ struct CudaArray::Own : Memory {
   }
   ~Own() override {
     {
-      const py::gil_scoped_release release;
+      const WithoutGil without_gil;
       elsewhere ? device.free(data) : device.free(data, stream);
     }
   }

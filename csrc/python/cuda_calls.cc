@@ -12,6 +12,7 @@
 #include "cuda/shared_library.h"
 #include "cuda_array.h"
 #include "error.h"
+#include "gil.h"
 #include "names.h"
 
 namespace masked_rnn::python {
@@ -164,7 +165,7 @@ py::tuple forward(const py::tuple& given, bool keep_reserve, const py::object& s
   }
   {
     const Workspace workspace(target, plan.forward_workspace_bytes(keep_reserve));
-    const py::gil_scoped_release release;
+    const WithoutGil without_gil;
     plan.forward(results, workspace.data(), target.stream);
   }
   return py::make_tuple(outputs, state_h, state_c, reserve);
@@ -204,7 +205,7 @@ py::tuple backward(const py::tuple& given, const CudaArray& reserve, const Optio
   }
   {
     const Workspace workspace(target, plan.backward_workspace_bytes());
-    const py::gil_scoped_release release;
+    const WithoutGil without_gil;
     plan.backward(arrays, workspace.data(), target.stream);
   }
   return py::make_tuple(d_inputs, d_kernel, d_recurrent_kernel, d_bias, d_initial_h, d_initial_c);

@@ -33,7 +33,7 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "fma_peak",
       [](int threads, const std::string& dtype, const std::string& isa) {
-        py::gil_scoped_release release;
+        const WithoutGil without_gil;
         return fma_peak(dtype_from_name(dtype), threads, isa);
       },
       py::arg("threads") = 0, py::arg("dtype") = "float32", py::arg("isa") = "",

@@ -2,6 +2,8 @@
 // tests/test_cuda_device.py looks at.
 #include <dlfcn.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -192,6 +194,29 @@ void threads() {
   std::fputs(fake_log().c_str(), stdout);
 }
 
+void forks() {
+  const auto device_in = [](const char* process) {
+    try {
+      std::printf("%s: %s\n", process, DriverDevice::of_ordinal(0).info().name.c_str());
+    } catch (const DeviceError& error) {
+      std::printf("%s: %s\n", process, error.what());
+    }
+    std::fflush(stdout);
+  };
+  const auto in_child = [&](const char* process) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      device_in(process);
+      _exit(0);
+    }
+    waitpid(child, nullptr, 0);
+  };
+  in_child("child before use");
+  device_in("parent");
+  in_child("child");
+  device_in("parent");
+}
+
 void targets() {
   const std::vector<int> known = {75, 80, 86, 90, 100, 103, 120};
   for (const int capability : {70, 75, 80, 86, 89, 90, 100, 103, 110, 121}) {
@@ -228,6 +253,7 @@ int main(int count, char** arguments) {
     if (subject == "small cache") small_cache();
     if (subject == "hammer") hammer();
     if (subject == "threads") threads();
+    if (subject == "forks") forks();
     if (subject == "targets") targets();
     if (subject == "missing") std::printf("%s\n", unusable_because().c_str());
     if (subject == "embedded") embedded(count - 3, arguments + 3);

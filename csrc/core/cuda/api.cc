@@ -1,10 +1,12 @@
 #include "api.h"
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "../error.h"
+#include "../per_process.h"
 #include "shared_library.h"
 
 namespace masked_rnn::cuda::api {
@@ -19,9 +21,23 @@ void find(const SharedLibrary& library, const char* name, Function& function,
   }
 }
 
+std::atomic<int> started_after_forks{-1};  // -1: the driver has not been started
+
+// The driver serves the process that started it. In a child its calls fail, and ours could wait for
+// a lock that a thread of the parent held.
+void refuse_forked_child() {
+  const int started = started_after_forks.load(std::memory_order_relaxed);
+  if (started >= 0 && started != forks()) {
+    throw DeviceError(
+        "CUDA: this process was forked from one that uses CUDA, and cannot use it; start it with "
+        "multiprocessing.get_context(\"spawn\")");
+  }
+}
+
 // Made by the first call that succeeds, and never destroyed: kernels may run until the end.
 template <auto open>
 const auto& once() {
+  refuse_forked_child();
   static std::mutex mutex;
   static const decltype(open())* opened = nullptr;
   const std::lock_guard lock(mutex);
@@ -37,8 +53,10 @@ Driver open_driver() {
 #define FUNCTION(name, ...) find(library, #name, driver.name, too_old);
 #include "driver_functions.inc"
 #undef FUNCTION
+  started_after_forks = forks();
   const CUresult started = driver.cuInit(0);
   if (started != CUDA_SUCCESS) {
+    started_after_forks = -1;
     const char* reason = nullptr;
     driver.cuGetErrorString(started, &reason);
     throw DeviceError(std::string("CUDA: NVIDIA's driver does not start (") +
