@@ -38,6 +38,13 @@ class Queue {
     void* pointers[] = {const_cast<Arguments*>(&arguments)};
     launch_at(kernel, grid, threads, shared, pointers);
   }
+  template <class Arguments>
+  void launch(const std::string& kernel, const Launch& how, const Arguments& arguments) const {
+    void* pointers[] = {const_cast<Arguments*>(&arguments)};
+    device_.launch(kernel, how, pointers, stream_);
+  }
+  // Whether the device holds all blocks of this launch at once.
+  bool holds(const std::string& kernel, const Launch& how) const;
   void set_zero(void* memory, int64_t elements) const;
 
   // c (+)= a @ b in the compute type, by the device's library or the own kernel.
