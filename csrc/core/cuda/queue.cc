@@ -89,10 +89,6 @@ void Queue::launch_at(const std::string& kernel, std::array<int64_t, 3> grid, in
   device_.launch(kernel, launch, arguments, stream_);
 }
 
-bool Queue::holds(const std::string& kernel, const Launch& how) const {
-  return device_.resident(kernel, how) >= static_cast<int64_t>(how.grid[0]) * how.grid[1];
-}
-
 void Queue::set_zero(void* memory, int64_t elements) const {
   device_.set_zero(memory, static_cast<size_t>(elements * element), stream_);
 }

@@ -1,5 +1,7 @@
 #include "resident.h"
 
+#include "error.h"
+
 namespace masked_rnn::cuda {
 namespace {
 
@@ -60,7 +62,12 @@ bool run(const Queue& queue, const char* name, const Resident& resident, const L
   const Launch launch = launch_of(resident, layout);
   const std::string kernel = queue.of_cell(name);
   if (launch.cooperative) {
-    if (!queue.holds(kernel, launch)) return false;
+    const int64_t blocks = resident.slices * resident.groups, held = queue.held(kernel, launch);
+    if (held < blocks) {
+      if (!queue.asked_for()) return false;
+      throw ResourceExhausted("kernel is 'resident', which needs " + std::to_string(blocks) +
+                              " blocks at once; the device holds " + std::to_string(held));
+    }
     queue.set_zero(arrived, resident.groups * kBarrierWords);
   }
   arguments.share = layout.share;

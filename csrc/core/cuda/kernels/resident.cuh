@@ -261,7 +261,16 @@ __global__ void __launch_bounds__(kResidentThreads, 1) resident_forward(Resident
   for (step.step = step.call.first; step.step < step.call.end; ++step.step) {
     const int active = rows_of_group(live(steps, step.step));
     if (active == 0) break;
-    if (step.step > step.call.first) group.wait();
+    if (step.step > step.call.first) {
+      // This thread's share of the projection comes into L2 while the others are waited for.
+      for (int row = own_row; row < active; row += a.share.rows) {
+        const R* x = projection_of<CellT, Storage>(step, row_of_group(row));
+        for (int64_t u = unit0; u < unit0 + units && u < H; u += lanes.lanes) {
+          MR_UNROLL for (int g = 0; g < G; ++g) prefetch_to_l2(x + g * H + u);
+        }
+      }
+      group.wait();
+    }
     for (int row0 = 0; row0 < active; row0 += a.share.rows) {
       const int rows = active - row0 < a.share.rows ? active - row0 : a.share.rows;
       const R* h = static_cast<const R*>(step.states.h);
@@ -313,12 +322,18 @@ __global__ void __launch_bounds__(kResidentThreads, 1) resident_forward(Resident
         const int64_t i = row_of_group(row0 + own_row);
         for (int span = 0; span * lanes.span() < units; ++span) {
           const int64_t u0 = unit0 + span * lanes.span();
+          ForwardOperands<CellT, R> operands[kUnits];
+          MR_UNROLL for (int c = 0; c < kUnits; ++c) {
+            if (own_row < rows && u0 + c * lanes.lanes < H) {
+              operands[c] = forward_operands<CellT, Storage>(step, i, u0 + c * lanes.lanes);
+            }
+          }
           R total[kUnits];
           block.template multiply<1>(rows, 1, span, 2, total);
           MR_UNROLL for (int c = 0; c < kUnits; ++c) {
             if (own_row < rows && u0 + c * lanes.lanes < H) {
               candidate_formulas<CellT, Acts, Storage>(step, acts, i, u0 + c * lanes.lanes,
-                                                       total[c]);
+                                                       operands[c], total[c]);
             }
           }
           __syncthreads();
@@ -373,11 +388,11 @@ class BackwardBlock {
   // What is sent goes to one half of d_states while others may still read the other.
   template <int kFirst, int kCount, bool kDropout>
   MR_INLINE void send(int half, int row0, int rows) const {
+    constexpr int kColumns = kResidentColumns * static_cast<int>(sizeof(float)) / sizeof(R);
     // Few states: each lane takes one, so that all warps have work.
     const int blocks_of_rows = (rows + kResidentRows - 1) / kResidentRows;
-    if ((H_ + kResidentColumns * kWarp - 1) / (kResidentColumns * kWarp) * blocks_of_rows >=
-        kResidentWarps) {
-      send_columns<kFirst, kCount, kDropout, kResidentColumns>(half, row0, rows);
+    if ((H_ + kColumns * kWarp - 1) / (kColumns * kWarp) * blocks_of_rows >= kResidentWarps) {
+      send_columns<kFirst, kCount, kDropout, kColumns>(half, row0, rows);
     } else {
       send_columns<kFirst, kCount, kDropout, 1>(half, row0, rows);
     }
@@ -385,7 +400,7 @@ class BackwardBlock {
 
   // What all slices sent for unit u of sorted row i, added up in their order.
   MR_INLINE R received(int half, int64_t i, int64_t u) const {
-    constexpr int kBatch = 8;
+    constexpr int kBatch = 32;  // loads that are under way at once
     const int64_t slice = a_.step.call.problem.batch * H_;
     const R* from = static_cast<const R*>(a_.d_states) + half * gridDim.x * slice + i * H_ + u;
     R sum = 0;
@@ -424,7 +439,7 @@ class BackwardBlock {
     const Problem& p = a_.step.call.problem;
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     R total[kRows][kColumns] = {}, sum[kRows][kColumns] = {};
-    MR_UNROLL for (int slot = kFirst; slot < kFirst + kCount; ++slot) {
+    for (int slot = kFirst; slot < kFirst + kCount; ++slot) {
       for (int k = 0; k < depth_; ++k) {
         const Vector<R>* weights = weights_ + (slot * depth_ + k) * H_;
         Vector<R> w[kColumns];
@@ -512,20 +527,38 @@ __global__ void __launch_bounds__(kResidentThreads, 1) resident_backward(Residen
     return active - row0 < a.share.rows ? active - row0 : a.share.rows;
   };
 
+  // What the formulas will read comes into L2 while the others are waited for.
+  const auto prefetch = [&](int active) {
+    each(0, active, [&](int, int64_t i, int, int64_t u) {
+      if (u >= H) return;
+      const int64_t n = steps.offset[step.step] + i;
+      MR_UNROLL for (int j = 0; j < S; ++j) {
+        prefetch_to_l2(static_cast<const R*>(step.saved) + (n * S + j) * H + u);
+      }
+      prefetch_to_l2(static_cast<const R*>(step.h) + n * H + u);
+      if (CellT::kState) prefetch_to_l2(static_cast<const R*>(step.c) + n * H + u);
+    });
+  };
+
   int sent = 0;  // rows for which the step after this one has sent something
   int half = 0;  // where that is
   for (step.step = step.call.end - 1; step.step >= step.call.first; --step.step) {
     const int active = rows_of_group(live(steps, step.step));
     if (active == 0) continue;
-    if (sent > 0) group.wait();
+    if (sent > 0) {
+      prefetch(active);
+      group.wait();
+    }
     for (int row0 = 0; row0 < active; row0 += a.share.rows) {
       const int rows = tile(active, row0);
       each(row0, rows, [&](int row, int64_t i, int unit, int64_t u) {
         R d[S] = {};
         if (u < H) {
+          const auto operands = backward_operands<CellT, Storage>(step, i, u);
           R d_state = d_h[i * H + u];
           if (row0 + row < sent) d_state += block.received(half, i, u);
-          d_h[i * H + u] = backward_formulas<CellT, Acts, Storage>(step, acts, i, u, d_state, d);
+          d_h[i * H + u] =
+              backward_formulas<CellT, Acts, Storage>(step, acts, i, u, operands, d_state, d);
         }
         MR_UNROLL for (int slot = 0; slot < G; ++slot) {
           if (!CellT::kResetBefore || slot == 2) block.operand(row, slot, unit) = d[slot];
@@ -548,9 +581,11 @@ __global__ void __launch_bounds__(kResidentThreads, 1) resident_backward(Residen
         each(row0, rows, [&](int row, int64_t i, int unit, int64_t u) {
           R d[S] = {};
           if (u < H) {
-            const int64_t local = steps.offset[step.step] - steps.offset[step.call.first] + i;
+            const auto operands = backward_operands<CellT, Storage>(step, i, u);
+            const int64_t local = operands.n - steps.offset[step.call.first];
             d[0] = static_cast<const R*>(step.d_gates)[local * S * H + u];
-            reset_formulas<CellT, Acts, Storage>(step, acts, i, u, block.received(half, i, u), d);
+            reset_formulas<CellT, Acts, Storage>(step, acts, i, u, operands,
+                                                 block.received(half, i, u), d);
           }
           block.operand(row, 0, unit) = d[0];
           block.operand(row, 1, unit) = d[1];

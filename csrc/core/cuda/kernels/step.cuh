@@ -85,14 +85,6 @@ MR_INLINE Real<Storage>* saved_of(const ForwardStep& a, int64_t i, int64_t u) {
   const int64_t row = a.states.packed ? a.call.steps.offset[a.step] + i : i;
   return static_cast<Real<Storage>*>(a.saved) + row * CellT::kSlots * a.call.problem.units + u;
 }
-template <class CellT, class Storage>
-MR_INLINE void load_saved(const BackwardStep& a, int64_t n, int64_t u, Real<Storage>* saved) {
-  constexpr int S = CellT::kSlots;
-  const int64_t H = a.call.problem.units;
-  for (int j = 0; j < S; ++j) {
-    saved[j] = static_cast<const Real<Storage>*>(a.saved)[(n * S + j) * H + u];
-  }
-}
 
 // The dropout of reset before's r * h, unit u of sorted row i.
 template <class Storage>
@@ -102,19 +94,32 @@ MR_INLINE Real<Storage> reset_dropout(const Call& call, int64_t i, int64_t u) {
                              call.steps.row[i], p.units, u);
 }
 
+// Where the results of sorted row i go: row b of the batch, row `output` of [B*T].
+struct Destination {
+  int64_t b, output;
+  bool last;  // of the row's steps
+};
+MR_INLINE Destination destination(const ForwardStep& a, int64_t i) {
+  const Problem& p = a.call.problem;
+  const Steps& steps = a.call.steps;
+  Destination d;
+  d.b = steps.row[i];
+  d.output = d.b * p.time + steps.position[d.b * p.time + a.step];
+  d.last = a.step + 1 >= p.time || i >= live(steps, a.step + 1);
+  return d;
+}
+
 // The new state goes to the next step, or to the caller after a row's last; the output too.
 template <class Storage>
-MR_INLINE void put_results(const ForwardStep& a, int64_t i, int64_t rows_after, int64_t u,
+MR_INLINE void put_results(const ForwardStep& a, int64_t i, int64_t u, const Destination& to_row,
                            Real<Storage> h, Real<Storage> c) {
   using R = Real<Storage>;
   const Problem& p = a.call.problem;
-  const Steps& steps = a.call.steps;
-  const int64_t b = steps.row[i];
+  const int64_t b = to_row.b;
   if (p.return_sequences) {
-    const int64_t position = steps.position[b * p.time + a.step];
-    put(static_cast<Storage*>(a.results.outputs)[(b * p.time + position) * p.units + u], h);
+    put(static_cast<Storage*>(a.results.outputs)[to_row.output * p.units + u], h);
   }
-  if (i < rows_after) {
+  if (!to_row.last) {
     const int64_t to = state_row(a.call, a.states, a.step + 1, i) * p.units + u;
     static_cast<R*>(a.states.h)[to] = h;
     if (a.states.c != nullptr) static_cast<R*>(a.states.c)[to] = c;
@@ -124,14 +129,11 @@ MR_INLINE void put_results(const ForwardStep& a, int64_t i, int64_t rows_after, 
   }
 }
 
-MR_INLINE int64_t rows_after(const Call& call, int64_t step) {
-  return step + 1 < call.problem.time ? live(call.steps, step + 1) : 0;
-}
-
 // What the formulas of unit u of sorted row i take beside the recurrent product.
 template <class CellT, class R>
 struct ForwardOperands {
   R x[CellT::kGates], h, c;
+  Destination destination;
 };
 template <class CellT, class Storage>
 MR_INLINE ForwardOperands<CellT, Real<Storage>> forward_operands(const ForwardStep& a, int64_t i,
@@ -146,6 +148,7 @@ MR_INLINE ForwardOperands<CellT, Real<Storage>> forward_operands(const ForwardSt
   }
   operands.h = static_cast<const R*>(a.states.h)[state];
   operands.c = CellT::kState ? static_cast<const R*>(a.states.c)[state] : R(0);
+  operands.destination = destination(a, i);
   return operands;
 }
 
@@ -171,22 +174,20 @@ MR_INLINE void forward_formulas(const ForwardStep& a, const Acts& acts, int64_t 
     if (keep != nullptr) {
       for (int j = 0; j < S; ++j) keep[j * H] = saved[j];
     }
-    put_results<Storage>(a, i, rows_after(a.call, a.step), u, h, c);
+    put_results<Storage>(a, i, u, operands.destination, h, c);
   }
 }
 
 // Reset before, second half: from the candidate's product.
 template <class CellT, class Acts, class Storage>
 MR_INLINE void candidate_formulas(const ForwardStep& a, const Acts& acts, int64_t i, int64_t u,
+                                  const ForwardOperands<CellT, Real<Storage>>& operands,
                                   Real<Storage> sum) {
   using R = Real<Storage>;
-  const Problem& p = a.call.problem;
   R* saved = saved_of<CellT, Storage>(a, i, u);
-  const R h =
-      static_cast<const R*>(a.states.h)[state_row(a.call, a.states, a.step, i) * p.units + u];
-  const R x = input_of<CellT, Storage>(p, projection_of<CellT, Storage>(a, i), 2, u);
-  const R h_new = CellT::forward_candidate(acts, x, sum, saved[0], h, saved[2 * p.units]);
-  put_results<Storage>(a, i, rows_after(a.call, a.step), u, h_new, R(0));
+  const R h = CellT::forward_candidate(acts, operands.x[2], sum, saved[0], operands.h,
+                                       saved[2 * a.call.problem.units]);
+  put_results<Storage>(a, i, u, operands.destination, h, R(0));
 }
 
 template <class CellT, class Acts, class Storage>
@@ -251,8 +252,35 @@ __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a)
   for (int r = 0; r < kStepRowsPerThread; ++r) {
     const int64_t i = t.row + r;
     if (i >= rows) return;
-    candidate_formulas<CellT, Acts, Storage>(a, acts, i, t.unit, sum[r][0]);
+    candidate_formulas<CellT, Acts, Storage>(
+        a, acts, i, t.unit, forward_operands<CellT, Storage>(a, i, t.unit), sum[r][0]);
   }
+}
+
+// What the formulas of unit u of sorted row i, packed row n, take beside d_h.
+template <class CellT, class R>
+struct BackwardOperands {
+  int64_t n;
+  R saved[CellT::kSlots], h, c, d_output, d_c;
+};
+template <class CellT, class Storage>
+MR_INLINE BackwardOperands<CellT, Real<Storage>> backward_operands(const BackwardStep& a, int64_t i,
+                                                                  int64_t u) {
+  using R = Real<Storage>;
+  constexpr int S = CellT::kSlots;
+  const Steps& steps = a.call.steps;
+  const int64_t H = a.call.problem.units;
+  BackwardOperands<CellT, R> operands;
+  const int64_t n = operands.n = steps.offset[a.step] + i;
+  MR_UNROLL for (int j = 0; j < S; ++j) {
+    operands.saved[j] = static_cast<const R*>(a.saved)[(n * S + j) * H + u];
+  }
+  operands.h = static_cast<const R*>(a.h)[n * H + u];
+  operands.c = CellT::kState ? static_cast<const R*>(a.c)[n * H + u] : R(0);
+  operands.d_c = CellT::kState ? static_cast<const R*>(a.d_c)[i * H + u] : R(0);
+  operands.d_output = a.d_outputs == nullptr ? R(0) : static_cast<const R*>(
+      a.d_outputs)[(n - steps.offset[a.call.first]) * H + u];
+  return operands;
 }
 
 // The formulas of a step, of reset before those of its candidate: from d_h, the gradient of unit u
@@ -260,30 +288,26 @@ __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a)
 // reaches the state before past the product.
 template <class CellT, class Acts, class Storage>
 MR_INLINE Real<Storage> backward_formulas(const BackwardStep& a, const Acts& acts, int64_t i,
-                                          int64_t u, Real<Storage> d_h, Real<Storage>* d) {
+                                          int64_t u,
+                                          const BackwardOperands<CellT, Real<Storage>>& operands,
+                                          Real<Storage> d_h, Real<Storage>* d) {
   using R = Real<Storage>;
   constexpr int S = CellT::kSlots;
-  const Steps& steps = a.call.steps;
   const int64_t H = a.call.problem.units;
-  const int64_t n = steps.offset[a.step] + i, local = n - steps.offset[a.call.first];
-  if (a.d_outputs != nullptr) d_h += static_cast<const R*>(a.d_outputs)[local * H + u];
-  const R h = static_cast<const R*>(a.h)[n * H + u];
-  R saved[S];
-  load_saved<CellT, Storage>(a, n, u, saved);
+  const int64_t local = operands.n - a.call.steps.offset[a.call.first];
   R* to = static_cast<R*>(a.d_gates) + local * S * H + u;
+  d_h += operands.d_output;
   if constexpr (CellT::kResetBefore) {
-    d_h = CellT::backward_candidate(acts, saved, h, d_h, d);
+    d_h = CellT::backward_candidate(acts, operands.saved, operands.h, d_h, d);
     to[0] = d[0];
     to[2 * H] = d[2];
-    static_cast<R*>(a.reset_h)[local * H + u] =
-        acts.gate_value(saved[1]) * h * reset_dropout<Storage>(a.call, i, u);
+    static_cast<R*>(a.reset_h)[local * H + u] = acts.gate_value(operands.saved[1]) * operands.h *
+                                                reset_dropout<Storage>(a.call, i, u);
   } else {
-    const int64_t state = i * H + u;
-    const R c = CellT::kState ? static_cast<const R*>(a.c)[n * H + u] : R(0);
-    R d_c = CellT::kState ? static_cast<R*>(a.d_c)[state] : R(0);
-    d_h = CellT::backward(acts, saved, h, c, d_h, d_c, d);
+    R d_c = operands.d_c;
+    d_h = CellT::backward(acts, operands.saved, operands.h, operands.c, d_h, d_c, d);
     for (int j = 0; j < S; ++j) to[j * H] = d[j];
-    if (CellT::kState) static_cast<R*>(a.d_c)[state] = d_c;
+    if (CellT::kState) static_cast<R*>(a.d_c)[i * H + u] = d_c;
   }
   return d_h;
 }
@@ -291,17 +315,15 @@ MR_INLINE Real<Storage> backward_formulas(const BackwardStep& a, const Acts& act
 // Reset before, second half: d_reset, what came through the candidate's product, to r and h.
 template <class CellT, class Acts, class Storage>
 MR_INLINE void reset_formulas(const BackwardStep& a, const Acts& acts, int64_t i, int64_t u,
+                              const BackwardOperands<CellT, Real<Storage>>& operands,
                               Real<Storage> d_reset, Real<Storage>* d) {
   using R = Real<Storage>;
-  constexpr int S = CellT::kSlots;
-  const int64_t H = a.call.problem.units, n = a.call.steps.offset[a.step] + i;
-  const int64_t local = n - a.call.steps.offset[a.call.first];
-  R saved[S];
-  load_saved<CellT, Storage>(a, n, u, saved);
+  const int64_t H = a.call.problem.units;
+  const int64_t local = operands.n - a.call.steps.offset[a.call.first];
   R& d_h = static_cast<R*>(a.d_h)[i * H + u];
-  d_h = CellT::backward_reset(acts, saved, static_cast<const R*>(a.h)[n * H + u],
+  d_h = CellT::backward_reset(acts, operands.saved, operands.h,
                               d_reset * reset_dropout<Storage>(a.call, i, u), d_h, d);
-  static_cast<R*>(a.d_gates)[(local * S + 1) * H + u] = d[1];
+  static_cast<R*>(a.d_gates)[(local * CellT::kSlots + 1) * H + u] = d[1];
 }
 
 // What reaches the state before step + 1 through that step's product, then the formulas of `step`;
@@ -348,7 +370,10 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(BackwardStep a) {
         d_h += sum[r][j] * dropout_at<Storage>(p.recurrent_dropout, p, copy, steps.row[i], H, u);
       }
     }
-    if (a.pointwise) d_h = backward_formulas<CellT, Acts, Storage>(a, acts, i, u, d_h, d);
+    if (a.pointwise) {
+      d_h = backward_formulas<CellT, Acts, Storage>(
+          a, acts, i, u, backward_operands<CellT, Storage>(a, i, u), d_h, d);
+    }
     to = d_h;
   }
 }
@@ -382,7 +407,8 @@ __global__ void __launch_bounds__(kStepThreads) backward_reset(BackwardStep a) {
     const int64_t i = t.row + r;
     if (i >= rows) return;
     R d[S];
-    reset_formulas<CellT, Acts, Storage>(a, acts, i, t.unit, sum[r][0], d);
+    reset_formulas<CellT, Acts, Storage>(
+        a, acts, i, t.unit, backward_operands<CellT, Storage>(a, i, t.unit), sum[r][0], d);
   }
 }
 
