@@ -30,6 +30,7 @@ PlanOptions PlanOptions::from_environment() {
   options.call.deterministic = std::atoi(variable("CUSIM_DETERMINISTIC").c_str()) != 0;
   options.call.chunk_rows = std::atoll(variable("CUSIM_CHUNK_ROWS").c_str());
   options.call.kernel = variable("CUSIM_KERNEL");
+  options.call.units = std::atoll(variable("CUSIM_UNITS").c_str());
   return options;
 }
 

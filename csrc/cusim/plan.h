@@ -10,7 +10,7 @@ namespace cusim {
 
 struct PlanOptions {
   DeviceOptions device = DeviceOptions::from_environment();
-  masked_rnn::cuda::Options call;  // CUSIM_DETERMINISTIC, CUSIM_CHUNK_ROWS, CUSIM_KERNEL
+  masked_rnn::cuda::Options call;  // CUSIM_DETERMINISTIC, _CHUNK_ROWS, _KERNEL, _UNITS
   static PlanOptions from_environment();
 };
 

@@ -1,9 +1,10 @@
 #include "choose.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "error.h"
-#include "kernels/tiles.h"
+#include "resident.h"
 
 namespace masked_rnn::cuda {
 namespace {
@@ -14,13 +15,138 @@ constexpr int64_t kChunkRows = 16384;
 // A weight gradient's product has few tiles where the layer is small: its long sums over rows are
 // split until the multiprocessors have work, into parts of at least this many rows.
 constexpr int64_t kRowsOfPart = 512;
+// Bits may not depend on the batch under op determinism; how units are shared out backward enters
+// them, and is chosen for a batch of this size then.
+constexpr int64_t kTypicalBatch = 64;
+
+enum class Direction { kForward, kBackward };
+
+struct Candidate {
+  Resident resident;
+  double microseconds;  // of a step, expected
+};
+
+// Units of a block: 4, 8, 16 or 32, or all of them, filled up to whole lanes.
+int64_t all_units(const Problem& p) {
+  const int64_t span = kWarpLanes * resident_units(p.cell);
+  if (p.units > span) return ceil_div(p.units, span) * span;
+  int64_t units = kResidentUnitStep;
+  while (units < p.units) units *= 2;
+  return units;
+}
+
+// The resident kernel with `units` units a block, if shared memory and multiprocessors suffice.
+//
+// Expected time of a step, of which nothing has been measured yet (peaks are those of an H100):
+//   product   128 multiply-adds per clock (64 in float64), at 60 % of the peak; not less than
+//             reading the weights from shared memory, 128 bytes per clock
+//   exchange  of the rows' states, 25 bytes/ns into each multiprocessor; backward a state is sent
+//             and received, for each of its four bytes forward
+//   meeting   1.2 us for a barrier through L2, and a round trip to L2; within one block a tenth
+//   formulas  0.4 us for each tile of rows: latencies of their loads, and block barriers
+// Small batches are bound by the meeting, large ones by the product: (B, T, I, H) = (64, 128, 256,
+// 512) in float32 has 2.0 us of multiply-adds at the peak of all multiprocessors, and 1.3 us of
+// exchange.
+std::optional<Candidate> resident(const DeviceInfo& device, const Problem& p, Direction direction,
+                                  int64_t units, int64_t batch) {
+  Candidate c{};
+  Resident& r = c.resident;
+  r.units = units;
+  r.slices = ceil_div(p.units, units);
+  const int64_t held = r.slices == 1 ? std::max<int64_t>(device.multiprocessors, 1)
+                                     : device.multiprocessors / r.slices;
+  if (held == 0) return std::nullopt;
+  const int64_t rows_of_group = std::max<int64_t>(ceil_div(batch, held), 1);
+  r.groups = std::max<int64_t>(ceil_div(std::max<int64_t>(p.batch, 1),
+                                        ceil_div(std::max<int64_t>(p.batch, 1), held)), 1);
+  const bool forward = direction == Direction::kForward;
+  const int64_t least = forward ? resident_row_lanes(p.cell, units) : 1;
+  const int64_t most = forward ? least * kResidentRows : 32;
+  const auto bytes = [&](int64_t rows) {
+    return forward ? resident_forward_bytes(p, units, rows)
+                   : resident_backward_bytes(p, units, rows);
+  };
+  for (r.rows = least; r.rows < rows_of_group && r.rows < most; r.rows *= 2) {
+  }
+  while (r.rows > least && bytes(r.rows) > device.shared_bytes_per_block) r.rows /= 2;
+  if (bytes(r.rows) > device.shared_bytes_per_block) return std::nullopt;
+  const double real = static_cast<double>(real_bytes(p.dtype));
+  if (!forward && 2.0 * r.slices * p.batch * p.units * real > device.l2_bytes / 2) {
+    return std::nullopt;  // what is sent has to stay in L2
+  }
+
+  constexpr double kClocks = 1700;  // per us
+  const double weights = static_cast<double>(gates(p.cell) * units * p.units);
+  const double rows = static_cast<double>(rows_of_group);
+  const double tiles = static_cast<double>(ceil_div(rows_of_group, r.rows));
+  const double products = rows * weights / (real == 8 ? 64 : 128) / 0.6;
+  const double reads = tiles * weights * real / 128;
+  const double exchanged = (forward ? 1 : 2) * rows * p.units * real;
+  const double meetings = p.cell == Cell::kGruResetBefore ? 2 : 1;
+  c.microseconds = std::max(products, reads) / kClocks + exchanged / 25e3 + tiles * 0.4 +
+                   meetings * (r.slices > 1 ? 1.5 : 0.15);
+  return c;
+}
+
+// The general kernel's step: a launch (two for reset before), and 0.35 us for each part of its
+// product's depth, whose operands come from L2 every time; as many blocks as fit work at once.
+double general_microseconds(const DeviceInfo& device, const Problem& p, Direction direction) {
+  const double blocks = static_cast<double>(ceil_div(p.batch, kStepRows) *
+                                            ceil_div(p.units, kStepUnits));
+  const double waves = std::max(1.0, blocks / (4.0 * std::max(device.multiprocessors, 1)));
+  const double slots = direction == Direction::kForward ? 1 : 1.5;
+  const double launches = p.cell == Cell::kGruResetBefore ? 2 : 1;
+  return launches * 2.5 + 0.35 * slots * waves * static_cast<double>(ceil_div(p.units, kStepDepth));
+}
+
+// The resident kernel that is expected to be fastest, where there is one.
+std::optional<Candidate> best_resident(const DeviceInfo& device, const Problem& p,
+                                       const Options& options, Direction direction) {
+  std::optional<Candidate> best;
+  if (device.capability < 80) return best;
+  const int64_t batch = options.deterministic ? kTypicalBatch : p.batch;
+  const auto consider = [&](int64_t units) {
+    const auto candidate = resident(device, p, direction, units, batch);
+    if (candidate && (!best || candidate->microseconds < best->microseconds)) best = candidate;
+  };
+  if (options.units > 0) {
+    consider(std::min(options.units, all_units(p)));
+    return best;
+  }
+  for (int64_t units = kResidentUnitStep; units <= 32 && units < p.units; units *= 2) {
+    consider(units);
+  }
+  consider(all_units(p));
+  return best;
+}
+
+std::string resident_needs(const DeviceInfo& device) {
+  return "kernel is 'resident', needed: a GPU of compute capability 8.0 whose multiprocessors hold "
+         "recurrent_kernel in their shared memory; " + device.name + " has compute capability " +
+         std::to_string(device.capability / 10) + "." + std::to_string(device.capability % 10) +
+         ", " + std::to_string(device.multiprocessors) + " multiprocessors and " +
+         std::to_string(device.shared_bytes_per_block) + " bytes of shared memory";
+}
 
 }  // namespace
 
 Choice choose(const DeviceInfo& device, const Problem& p, const Options& options) {
   Choice choice;
-  if (!options.kernel.empty() && options.kernel != "general") {
-    throw InvalidArgument("kernel is '" + options.kernel + "', needed: general");
+  const bool forced = options.kernel == "resident";
+  if (!options.kernel.empty() && options.kernel != "general" && !forced) {
+    throw InvalidArgument("kernel is '" + options.kernel + "', needed: general or resident");
+  }
+  if (options.kernel != "general") {
+    const auto decide = [&](Direction direction, Kernel& kernel, Resident& resident) {
+      const auto best = best_resident(device, p, options, direction);
+      if (!best && forced) throw InvalidArgument(resident_needs(device));
+      if (!best) return;
+      if (!forced && general_microseconds(device, p, direction) < best->microseconds) return;
+      kernel = Kernel::kResident;
+      resident = best->resident;
+    };
+    decide(Direction::kForward, choice.forward, choice.resident_forward);
+    decide(Direction::kBackward, choice.backward, choice.resident_backward);
   }
   const int64_t chunk_rows = options.chunk_rows > 0 ? options.chunk_rows : kChunkRows;
   choice.chunk_steps = std::clamp<int64_t>(chunk_rows / std::max<int64_t>(p.batch, 1), 1,
@@ -34,6 +160,8 @@ Choice choose(const DeviceInfo& device, const Problem& p, const Options& options
   return choice;
 }
 
-const char* name_of(Kernel) { return "general"; }
+const char* name_of(Kernel kernel) {
+  return kernel == Kernel::kResident ? "resident" : "general";
+}
 
 }  // namespace masked_rnn::cuda

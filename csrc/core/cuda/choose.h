@@ -6,11 +6,20 @@
 
 namespace masked_rnn::cuda {
 
-enum class Kernel { kGeneral };
+enum class Kernel { kGeneral, kResident };
+
+// How the resident kernel shares out a recurrence: slices of units times groups of rows, a block
+// each.
+struct Resident {
+  int64_t units = 0;   // of a slice
+  int64_t rows = 0;    // of a group that are worked on at a time
+  int64_t slices = 0, groups = 0;
+};
 
 struct Choice {
   Kernel forward = Kernel::kGeneral;
   Kernel backward = Kernel::kGeneral;
+  Resident resident_forward, resident_backward;  // where it is that kernel
   int64_t chunk_steps = 1;   // time steps whose inputs, projections and gate gradients lie in memory
   int64_t depth_parts = 1;   // parts that the sums of the weight gradients are split in
 };

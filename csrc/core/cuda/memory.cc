@@ -3,11 +3,18 @@
 #include <algorithm>
 
 #include "check.h"
+#include "kernels/tiles.h"
 
 namespace masked_rnn::cuda {
 namespace {
 
 constexpr int64_t kAlignment = 256;
+
+// The barriers of a resident kernel's groups.
+void* take_barriers(Arena& arena, Kernel kernel, const Resident& resident, int64_t element) {
+  if (kernel != Kernel::kResident || resident.slices == 1) return nullptr;
+  return arena.take({resident.groups, kBarrierWords}, element);
+}
 
 }  // namespace
 
@@ -56,6 +63,7 @@ ForwardMemory::ForwardMemory(Arena& arena, const Problem& p, const Choice& choic
     if (!training) saved = arena.take({p.batch, saved_slots(p.cell), p.units}, real);
     reset_h = arena.take({p.batch, p.units}, real);
   }
+  arrived = take_barriers(arena, choice.forward, choice.resident_forward, real);
 }
 
 BackwardMemory::BackwardMemory(Arena& arena, const Problem& p, const Choice& choice)
@@ -77,6 +85,10 @@ BackwardMemory::BackwardMemory(Arena& arena, const Problem& p, const Choice& cho
               ? arena.take({choice.depth_parts, std::max(p.features, p.units),
                             saved_slots(p.cell) * p.units}, real)
               : nullptr;
+  arrived = take_barriers(arena, choice.backward, choice.resident_backward, real);
+  d_states = choice.backward == Kernel::kResident
+                 ? arena.take({2, choice.resident_backward.slices, p.batch, p.units}, real)
+                 : nullptr;
 }
 
 }  // namespace masked_rnn::cuda

@@ -39,6 +39,7 @@ struct ForwardMemory {
   void *inputs, *projection;  // local
   void *h, *c, *saved;        // where there is no reserve
   void* reset_h;
+  void* arrived;  // resident: barriers of the groups
 };
 
 struct BackwardMemory {
@@ -48,6 +49,7 @@ struct BackwardMemory {
   void *d_h, *d_c;
   void *d_kernel, *d_recurrent_kernel, *d_sums;  // compute type; summed over the chunks
   void* parts;                                   // of the weight gradients' sums
+  void *arrived, *d_states;                      // resident
 };
 
 // Copies of an operand: one for each dropout mask.

@@ -38,6 +38,17 @@ class Queue {
     void* pointers[] = {const_cast<Arguments*>(&arguments)};
     launch_at(kernel, grid, threads, shared, pointers);
   }
+  template <class Arguments>
+  void launch(const std::string& kernel, const Launch& how, const Arguments& arguments) const {
+    void* pointers[] = {const_cast<Arguments*>(&arguments)};
+    device_.launch(kernel, how, pointers, stream_);
+  }
+  // Blocks of this launch that the device holds at once.
+  int64_t held(const std::string& kernel, const Launch& how) const {
+    return device_.resident(kernel, how);
+  }
+  // Whether the caller has asked for the kernel that runs.
+  bool asked_for() const { return !options_.kernel.empty(); }
   void set_zero(void* memory, int64_t elements) const;
 
   // c (+)= a @ b in the compute type, by the device's library or the own kernel.

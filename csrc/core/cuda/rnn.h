@@ -13,6 +13,8 @@ struct Options {
                                // bits do not depend on the batch
   std::string kernel;          // "": choose.h decides; "general", "resident", "cluster": that one,
                                // InvalidArgument where it cannot (tests and benchmarks)
+  int64_t units = 0;           // units whose weights a block of the resident kernel keeps;
+                               // 0: choose.h decides
   int64_t chunk_rows = 0;      // rows (of B*T) whose intermediate values lie in memory at once;
                                // 0: choose.h decides
 };

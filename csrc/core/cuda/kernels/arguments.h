@@ -130,6 +130,29 @@ struct BackwardStep {
   void *d_h, *d_c;
 };
 
+// How the resident kernel shares out a recurrence: block (x, y) has the `units` units from
+// x * units on, of the sorted rows y, y + gridDim.y, ... (so that groups shrink alike), and works on
+// `rows` of these at a time. The blocks of a group, all x, wait for each other. Shared memory, in
+// vectors of 16 bytes: the weights, then an operand, then (forward) sums.
+struct Share {
+  int32_t units, rows;
+  int32_t part;            // forward: a warp's part of the product's depth
+  int32_t stride;          // from one row of the operand to the next
+  int32_t operands, sums;  // where they begin
+  unsigned* arrived;       // [groups][kBarrierWords] zero
+};
+
+// All steps of a chunk, with what `step` has for each of them.
+struct ResidentForward {
+  ForwardStep step;
+  Share share;
+};
+struct ResidentBackward {
+  BackwardStep step;
+  Share share;
+  void* d_states;  // [2][slices][B][H]: what the gates of each slice send to the state before
+};
+
 struct PutInputGradients {
   Call call;
   const void* from;  // local [D or 1][.][I]

@@ -12,5 +12,6 @@ using uint64_t = unsigned long long;
 #endif
 
 #include "product.cuh"
+#include "resident.cuh"
 #include "rows.cuh"
 #include "step.cuh"

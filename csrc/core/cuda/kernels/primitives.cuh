@@ -9,6 +9,7 @@
 // Dynamic shared memory, the only kind: p points at it, aligned to 128 bytes.
 #define MR_SHARED(p) extern __shared__ __align__(128) unsigned char p[]
 #define MR_RESTRICT __restrict__
+#define MR_UNROLL _Pragma("unroll")  // a loop whose arrays have to be registers
 #else
 #include "cusim/language.h"
 #include "cusim/matrix.h"
@@ -16,6 +17,7 @@
 #define MR_INLINE inline __attribute__((always_inline))
 #define MR_SHARED(p) unsigned char* p = cusim::shared_memory()
 #define MR_RESTRICT __restrict__
+#define MR_UNROLL
 #endif
 
 namespace masked_rnn::cuda {
@@ -38,6 +40,19 @@ MR_INLINE unsigned load_acquire(const unsigned* p) {
 }
 MR_INLINE void add_release(unsigned* p, unsigned value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
+}
+
+// 16 bytes that another block may have written: from L2, past this multiprocessor's own cache.
+template <class T>
+MR_INLINE T load_shared_by_blocks(const T* p) {
+  static_assert(sizeof(T) == 16);
+  const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(p));
+  T value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+MR_INLINE void prefetch_to_l2(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 // --- 16-bit types and TF32 ---
@@ -187,6 +202,12 @@ inline void add_release(unsigned* p, unsigned value) {
   __atomic_fetch_add(p, value, __ATOMIC_RELEASE);
 }
 
+template <class T>
+T load_shared_by_blocks(const T* p) {
+  return *p;
+}
+inline void prefetch_to_l2(const void*) {}
+
 inline uint32_t round_to_tf32(float x) {
   const uint32_t bits = cusim::float_to_bits(x);
   return x - x != 0.0f ? bits : (bits + 0x1000u) & 0xffffe000u;
@@ -246,21 +267,29 @@ inline void store_async(void* p, unsigned rank, const uint32_t (&v)[4], uint64_t
 
 #endif
 
-// All blocks of a cooperative grid meet, and see what the others wrote. `arrived` is a word of
-// global memory that is zero when the kernel starts; `meeting` counts this thread's barriers, from
-// zero. (cooperative_groups is not to be had where kernels are compiled at run time.)
-MR_INLINE void grid_barrier(unsigned* arrived, unsigned& meeting) {
+// Blocks of a cooperative grid meet, and see what the others wrote. `arrived` is a word of global
+// memory that is zero when the kernel starts, and `expected` the arrivals that this block waits
+// for. (cooperative_groups is not to be had where kernels are compiled at run time.)
+MR_INLINE void arrive(unsigned* arrived) {
   __syncthreads();
-  ++meeting;
   if (threadIdx.x == 0 && threadIdx.y == 0) {
-    const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
     __threadfence();
     add_release(arrived, 1);
-    while (load_acquire(arrived) < meeting * blocks) {
+  }
+}
+MR_INLINE void wait_for(const unsigned* arrived, unsigned expected) {
+  if (threadIdx.x == 0 && threadIdx.y == 0) {
+    while (static_cast<int>(load_acquire(arrived) - expected) < 0) {
     }
     __threadfence();
   }
   __syncthreads();
+}
+// All blocks of the grid; `meeting` counts this thread's barriers, from zero.
+MR_INLINE void grid_barrier(unsigned* arrived, unsigned& meeting) {
+  ++meeting;
+  arrive(arrived);
+  wait_for(arrived, meeting * gridDim.x * gridDim.y * gridDim.z);
 }
 
 }  // namespace masked_rnn::cuda

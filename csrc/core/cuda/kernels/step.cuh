@@ -85,14 +85,6 @@ MR_INLINE Real<Storage>* saved_of(const ForwardStep& a, int64_t i, int64_t u) {
   const int64_t row = a.states.packed ? a.call.steps.offset[a.step] + i : i;
   return static_cast<Real<Storage>*>(a.saved) + row * CellT::kSlots * a.call.problem.units + u;
 }
-template <class CellT, class Storage>
-MR_INLINE void load_saved(const BackwardStep& a, int64_t n, int64_t u, Real<Storage>* saved) {
-  constexpr int S = CellT::kSlots;
-  const int64_t H = a.call.problem.units;
-  for (int j = 0; j < S; ++j) {
-    saved[j] = static_cast<const Real<Storage>*>(a.saved)[(n * S + j) * H + u];
-  }
-}
 
 // The dropout of reset before's r * h, unit u of sorted row i.
 template <class Storage>
@@ -102,19 +94,32 @@ MR_INLINE Real<Storage> reset_dropout(const Call& call, int64_t i, int64_t u) {
                              call.steps.row[i], p.units, u);
 }
 
+// Where the results of sorted row i go: row b of the batch, row `output` of [B*T].
+struct Destination {
+  int64_t b, output;
+  bool last;  // of the row's steps
+};
+MR_INLINE Destination destination(const ForwardStep& a, int64_t i) {
+  const Problem& p = a.call.problem;
+  const Steps& steps = a.call.steps;
+  Destination d;
+  d.b = steps.row[i];
+  d.output = d.b * p.time + steps.position[d.b * p.time + a.step];
+  d.last = a.step + 1 >= p.time || i >= live(steps, a.step + 1);
+  return d;
+}
+
 // The new state goes to the next step, or to the caller after a row's last; the output too.
 template <class Storage>
-MR_INLINE void put_results(const ForwardStep& a, int64_t i, int64_t rows_after, int64_t u,
+MR_INLINE void put_results(const ForwardStep& a, int64_t i, int64_t u, const Destination& to_row,
                            Real<Storage> h, Real<Storage> c) {
   using R = Real<Storage>;
   const Problem& p = a.call.problem;
-  const Steps& steps = a.call.steps;
-  const int64_t b = steps.row[i];
+  const int64_t b = to_row.b;
   if (p.return_sequences) {
-    const int64_t position = steps.position[b * p.time + a.step];
-    put(static_cast<Storage*>(a.results.outputs)[(b * p.time + position) * p.units + u], h);
+    put(static_cast<Storage*>(a.results.outputs)[to_row.output * p.units + u], h);
   }
-  if (i < rows_after) {
+  if (!to_row.last) {
     const int64_t to = state_row(a.call, a.states, a.step + 1, i) * p.units + u;
     static_cast<R*>(a.states.h)[to] = h;
     if (a.states.c != nullptr) static_cast<R*>(a.states.c)[to] = c;
@@ -124,15 +129,71 @@ MR_INLINE void put_results(const ForwardStep& a, int64_t i, int64_t rows_after, 
   }
 }
 
-MR_INLINE int64_t rows_after(const Call& call, int64_t step) {
-  return step + 1 < call.problem.time ? live(call.steps, step + 1) : 0;
+// What the formulas of unit u of sorted row i take beside the recurrent product.
+template <class CellT, class R>
+struct ForwardOperands {
+  R x[CellT::kGates], h, c;
+  Destination destination;
+};
+template <class CellT, class Storage>
+MR_INLINE ForwardOperands<CellT, Real<Storage>> forward_operands(const ForwardStep& a, int64_t i,
+                                                                int64_t u) {
+  using R = Real<Storage>;
+  const Problem& p = a.call.problem;
+  const R* projection = projection_of<CellT, Storage>(a, i);
+  const int64_t state = state_row(a.call, a.states, a.step, i) * p.units + u;
+  ForwardOperands<CellT, R> operands;
+  MR_UNROLL for (int g = 0; g < CellT::kGates; ++g) {
+    operands.x[g] = input_of<CellT, Storage>(p, projection, g, u);
+  }
+  operands.h = static_cast<const R*>(a.states.h)[state];
+  operands.c = CellT::kState ? static_cast<const R*>(a.states.c)[state] : R(0);
+  operands.destination = destination(a, i);
+  return operands;
 }
 
-// The step; of reset before its first half, which leaves z (and r) in `saved` and r * h in reset_h.
+// The formulas of a step; of reset before the first half, which leaves z (and r) in `saved` and
+// r * h in reset_h.
+template <class CellT, class Acts, class Storage>
+MR_INLINE void forward_formulas(const ForwardStep& a, const Acts& acts, int64_t i, int64_t u,
+                                const ForwardOperands<CellT, Real<Storage>>& operands,
+                                Real<Storage>* sum) {
+  using R = Real<Storage>;
+  constexpr int G = CellT::kGates, S = CellT::kSlots;
+  const int64_t H = a.call.problem.units;
+  R* keep = a.saved == nullptr ? nullptr : saved_of<CellT, Storage>(a, i, u);
+  R saved[S] = {};
+  if constexpr (CellT::kResetBefore) {
+    const R reset_h = CellT::forward_gates(acts, operands.x, sum, operands.h, saved);
+    static_cast<R*>(a.reset_h)[i * H + u] = reset_h * reset_dropout<Storage>(a.call, i, u);
+    for (int j = 0; j < 2; ++j) keep[j * H] = saved[j];
+  } else {
+    if (CellT::kCell == Cell::kGru) sum[2] += value_at<Storage>(a.call.problem.bias, (G + 2) * H + u);
+    R c = 0;
+    const R h = CellT::forward(acts, operands.x, sum, operands.h, operands.c, saved, c);
+    if (keep != nullptr) {
+      for (int j = 0; j < S; ++j) keep[j * H] = saved[j];
+    }
+    put_results<Storage>(a, i, u, operands.destination, h, c);
+  }
+}
+
+// Reset before, second half: from the candidate's product.
+template <class CellT, class Acts, class Storage>
+MR_INLINE void candidate_formulas(const ForwardStep& a, const Acts& acts, int64_t i, int64_t u,
+                                  const ForwardOperands<CellT, Real<Storage>>& operands,
+                                  Real<Storage> sum) {
+  using R = Real<Storage>;
+  R* saved = saved_of<CellT, Storage>(a, i, u);
+  const R h = CellT::forward_candidate(acts, operands.x[2], sum, saved[0], operands.h,
+                                       saved[2 * a.call.problem.units]);
+  put_results<Storage>(a, i, u, operands.destination, h, R(0));
+}
+
 template <class CellT, class Acts, class Storage>
 __global__ void __launch_bounds__(kStepThreads) forward_step(ForwardStep a) {
   using R = Real<Storage>;
-  constexpr int G = CellT::kGates, S = CellT::kSlots, kTogether = CellT::kResetBefore ? 2 : G;
+  constexpr int G = CellT::kGates, kTogether = CellT::kResetBefore ? 2 : G;
   MR_SHARED(memory);
   const Problem& p = a.call.problem;
   const Steps& steps = a.call.steps;
@@ -157,29 +218,11 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(ForwardStep a) {
       sum);
   if (t.unit >= H) return;
   const Acts acts(p);
-  const int64_t u = t.unit;
   for (int r = 0; r < kStepRowsPerThread; ++r) {
     const int64_t i = t.row + r;
     if (i >= rows) return;
-    const R* projection = projection_of<CellT, Storage>(a, i);
-    const int64_t state = state_row(a.call, a.states, a.step, i) * H + u;
-    R* keep = a.saved == nullptr ? nullptr : saved_of<CellT, Storage>(a, i, u);
-    R x[G], saved[S] = {};
-    for (int g = 0; g < kTogether; ++g) x[g] = input_of<CellT, Storage>(p, projection, g, u);
-    if constexpr (CellT::kResetBefore) {
-      const R reset_h = CellT::forward_gates(acts, x, sum[r], h[state], saved);
-      static_cast<R*>(a.reset_h)[i * H + u] = reset_h * reset_dropout<Storage>(a.call, i, u);
-      for (int j = 0; j < 2; ++j) keep[j * H] = saved[j];
-    } else {
-      if (CellT::kCell == Cell::kGru) sum[r][2] += value_at<Storage>(p.bias, (G + 2) * H + u);
-      const R c = CellT::kState ? static_cast<const R*>(a.states.c)[state] : R(0);
-      R c_new = 0;
-      const R h_new = CellT::forward(acts, x, sum[r], h[state], c, saved, c_new);
-      if (keep != nullptr) {
-        for (int j = 0; j < S; ++j) keep[j * H] = saved[j];
-      }
-      put_results<Storage>(a, i, rows_after(a.call, a.step), u, h_new, c_new);
-    }
+    forward_formulas<CellT, Acts, Storage>(a, acts, i, t.unit,
+                                           forward_operands<CellT, Storage>(a, i, t.unit), sum[r]);
   }
 }
 
@@ -189,8 +232,7 @@ __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a)
   constexpr int G = CellT::kGates;
   MR_SHARED(memory);
   const Problem& p = a.call.problem;
-  const Steps& steps = a.call.steps;
-  const int64_t rows = live(steps, a.step), H = p.units;
+  const int64_t rows = live(a.call.steps, a.step), H = p.units;
   const StepTile t = step_tile();
   if (t.row0 >= rows) return;
   const R* reset_h = static_cast<const R*>(a.reset_h);
@@ -207,16 +249,81 @@ __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a)
       sum);
   if (t.unit >= H) return;
   const Acts acts(p);
-  const int64_t u = t.unit;
   for (int r = 0; r < kStepRowsPerThread; ++r) {
     const int64_t i = t.row + r;
     if (i >= rows) return;
-    R* saved = saved_of<CellT, Storage>(a, i, u);
-    const R h = static_cast<const R*>(a.states.h)[state_row(a.call, a.states, a.step, i) * H + u];
-    const R x = input_of<CellT, Storage>(p, projection_of<CellT, Storage>(a, i), 2, u);
-    const R h_new = CellT::forward_candidate(acts, x, sum[r][0], saved[0], h, saved[2 * H]);
-    put_results<Storage>(a, i, rows_after(a.call, a.step), u, h_new, R(0));
+    candidate_formulas<CellT, Acts, Storage>(
+        a, acts, i, t.unit, forward_operands<CellT, Storage>(a, i, t.unit), sum[r][0]);
   }
+}
+
+// What the formulas of unit u of sorted row i, packed row n, take beside d_h.
+template <class CellT, class R>
+struct BackwardOperands {
+  int64_t n;
+  R saved[CellT::kSlots], h, c, d_output, d_c;
+};
+template <class CellT, class Storage>
+MR_INLINE BackwardOperands<CellT, Real<Storage>> backward_operands(const BackwardStep& a, int64_t i,
+                                                                  int64_t u) {
+  using R = Real<Storage>;
+  constexpr int S = CellT::kSlots;
+  const Steps& steps = a.call.steps;
+  const int64_t H = a.call.problem.units;
+  BackwardOperands<CellT, R> operands;
+  const int64_t n = operands.n = steps.offset[a.step] + i;
+  MR_UNROLL for (int j = 0; j < S; ++j) {
+    operands.saved[j] = static_cast<const R*>(a.saved)[(n * S + j) * H + u];
+  }
+  operands.h = static_cast<const R*>(a.h)[n * H + u];
+  operands.c = CellT::kState ? static_cast<const R*>(a.c)[n * H + u] : R(0);
+  operands.d_c = CellT::kState ? static_cast<const R*>(a.d_c)[i * H + u] : R(0);
+  operands.d_output = a.d_outputs == nullptr ? R(0) : static_cast<const R*>(
+      a.d_outputs)[(n - steps.offset[a.call.first]) * H + u];
+  return operands;
+}
+
+// The formulas of a step, of reset before those of its candidate: from d_h, the gradient of unit u
+// of sorted row i's new state, to those of the gates' inputs (in d and d_gates). Returns what
+// reaches the state before past the product.
+template <class CellT, class Acts, class Storage>
+MR_INLINE Real<Storage> backward_formulas(const BackwardStep& a, const Acts& acts, int64_t i,
+                                          int64_t u,
+                                          const BackwardOperands<CellT, Real<Storage>>& operands,
+                                          Real<Storage> d_h, Real<Storage>* d) {
+  using R = Real<Storage>;
+  constexpr int S = CellT::kSlots;
+  const int64_t H = a.call.problem.units;
+  const int64_t local = operands.n - a.call.steps.offset[a.call.first];
+  R* to = static_cast<R*>(a.d_gates) + local * S * H + u;
+  d_h += operands.d_output;
+  if constexpr (CellT::kResetBefore) {
+    d_h = CellT::backward_candidate(acts, operands.saved, operands.h, d_h, d);
+    to[0] = d[0];
+    to[2 * H] = d[2];
+    static_cast<R*>(a.reset_h)[local * H + u] = acts.gate_value(operands.saved[1]) * operands.h *
+                                                reset_dropout<Storage>(a.call, i, u);
+  } else {
+    R d_c = operands.d_c;
+    d_h = CellT::backward(acts, operands.saved, operands.h, operands.c, d_h, d_c, d);
+    for (int j = 0; j < S; ++j) to[j * H] = d[j];
+    if (CellT::kState) static_cast<R*>(a.d_c)[i * H + u] = d_c;
+  }
+  return d_h;
+}
+
+// Reset before, second half: d_reset, what came through the candidate's product, to r and h.
+template <class CellT, class Acts, class Storage>
+MR_INLINE void reset_formulas(const BackwardStep& a, const Acts& acts, int64_t i, int64_t u,
+                              const BackwardOperands<CellT, Real<Storage>>& operands,
+                              Real<Storage> d_reset, Real<Storage>* d) {
+  using R = Real<Storage>;
+  const int64_t H = a.call.problem.units;
+  const int64_t local = operands.n - a.call.steps.offset[a.call.first];
+  R& d_h = static_cast<R*>(a.d_h)[i * H + u];
+  d_h = CellT::backward_reset(acts, operands.saved, operands.h,
+                              d_reset * reset_dropout<Storage>(a.call, i, u), d_h, d);
+  static_cast<R*>(a.d_gates)[(local * CellT::kSlots + 1) * H + u] = d[1];
 }
 
 // What reaches the state before step + 1 through that step's product, then the formulas of `step`;
@@ -232,11 +339,10 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(BackwardStep a) {
   const int64_t rows = a.pointwise ? live(steps, a.step) : next_rows;
   const StepTile t = step_tile();
   if (t.row0 >= rows) return;
-  const int64_t start = steps.offset[a.call.first];
-  R* d_gates = static_cast<R*>(a.d_gates);
   R sum[kStepRowsPerThread][kTogether];
   if (t.row0 < next_rows) {
-    const R* next = d_gates + (steps.offset[a.step + 1] - start) * S * H;
+    const R* next = static_cast<const R*>(a.d_gates) +
+                    (steps.offset[a.step + 1] - steps.offset[a.call.first]) * S * H;
     const R* weights = static_cast<const R*>(a.recurrent_kernel);
     step_product<kTogether, true>(
         reinterpret_cast<R*>(memory), H, kTogether,
@@ -256,40 +362,22 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(BackwardStep a) {
   for (int r = 0; r < kStepRowsPerThread; ++r) {
     const int64_t i = t.row + r;
     if (i >= rows) return;
-    const int64_t state = i * H + u;
-    R d_h = static_cast<R*>(a.d_h)[state];
+    R& to = static_cast<R*>(a.d_h)[i * H + u];
+    R d_h = to, d[S];
     if (i < next_rows) {
       for (int j = 0; j < kTogether; ++j) {
-        const int d = p.recurrent_dropout_gates > 1 ? CellT::recurrent_gate(j) : 0;
-        d_h += sum[r][j] * dropout_at<Storage>(p.recurrent_dropout, p, d, steps.row[i], H, u);
+        const int copy = p.recurrent_dropout_gates > 1 ? CellT::recurrent_gate(j) : 0;
+        d_h += sum[r][j] * dropout_at<Storage>(p.recurrent_dropout, p, copy, steps.row[i], H, u);
       }
     }
     if (a.pointwise) {
-      const int64_t n = steps.offset[a.step] + i, local = n - start;
-      if (a.d_outputs != nullptr) d_h += static_cast<const R*>(a.d_outputs)[local * H + u];
-      const R h = static_cast<const R*>(a.h)[n * H + u];
-      R saved[S], d[S];
-      load_saved<CellT, Storage>(a, n, u, saved);
-      R* to = d_gates + local * S * H + u;
-      if constexpr (CellT::kResetBefore) {
-        d_h = CellT::backward_candidate(acts, saved, h, d_h, d);
-        to[0] = d[0];
-        to[2 * H] = d[2];
-        static_cast<R*>(a.reset_h)[local * H + u] =
-            acts.gate_value(saved[1]) * h * reset_dropout<Storage>(a.call, i, u);
-      } else {
-        const R c = CellT::kState ? static_cast<const R*>(a.c)[n * H + u] : R(0);
-        R d_c = CellT::kState ? static_cast<R*>(a.d_c)[state] : R(0);
-        d_h = CellT::backward(acts, saved, h, c, d_h, d_c, d);
-        for (int j = 0; j < S; ++j) to[j * H] = d[j];
-        if (CellT::kState) static_cast<R*>(a.d_c)[state] = d_c;
-      }
+      d_h = backward_formulas<CellT, Acts, Storage>(
+          a, acts, i, u, backward_operands<CellT, Storage>(a, i, u), d_h, d);
     }
-    static_cast<R*>(a.d_h)[state] = d_h;
+    to = d_h;
   }
 }
 
-// Reset before, second half: through the candidate's product to r and h.
 template <class CellT, class Acts, class Storage>
 __global__ void __launch_bounds__(kStepThreads) backward_reset(BackwardStep a) {
   using R = Real<Storage>;
@@ -300,8 +388,8 @@ __global__ void __launch_bounds__(kStepThreads) backward_reset(BackwardStep a) {
   const int64_t rows = live(steps, a.step), H = p.units;
   const StepTile t = step_tile();
   if (t.row0 >= rows) return;
-  const int64_t start = steps.offset[a.call.first], local = steps.offset[a.step] - start;
-  R* d_gates = static_cast<R*>(a.d_gates) + local * S * H;
+  const int64_t local = steps.offset[a.step] - steps.offset[a.call.first];
+  const R* d_gates = static_cast<const R*>(a.d_gates) + local * S * H;
   const R* weights = static_cast<const R*>(a.recurrent_kernel);
   R sum[kStepRowsPerThread][1];
   step_product<1, true>(
@@ -315,18 +403,12 @@ __global__ void __launch_bounds__(kStepThreads) backward_reset(BackwardStep a) {
       sum);
   if (t.unit >= H) return;
   const Acts acts(p);
-  const int64_t u = t.unit;
   for (int r = 0; r < kStepRowsPerThread; ++r) {
     const int64_t i = t.row + r;
     if (i >= rows) return;
-    const int64_t n = steps.offset[a.step] + i;
-    R saved[S], d[S];
-    load_saved<CellT, Storage>(a, n, u, saved);
-    const R d_reset = sum[r][0] * reset_dropout<Storage>(a.call, i, u);
-    R& d_h = static_cast<R*>(a.d_h)[i * H + u];
-    d_h = CellT::backward_reset(acts, saved, static_cast<const R*>(a.h)[n * H + u], d_reset, d_h,
-                                d);
-    d_gates[(i * S + 1) * H + u] = d[1];
+    R d[S];
+    reset_formulas<CellT, Acts, Storage>(
+        a, acts, i, t.unit, backward_operands<CellT, Storage>(a, i, t.unit), sum[r][0], d);
   }
 }
 

@@ -5,6 +5,7 @@
 
 namespace masked_rnn::cuda {
 
+constexpr int kWarpLanes = 32;
 constexpr int kThreads = 128;  // of a block, where nothing else is said
 constexpr int kPackRows = 4;   // rows of a block with one warp a row
 
@@ -31,5 +32,20 @@ constexpr int kStepDepth = 16;
 constexpr int step_shared(int gates) {
   return gates * kStepDepth * (kStepRows + 1 + kStepUnits + 1);
 }
+
+// The resident kernel: a block keeps the weights of its units in shared memory for all steps of a
+// chunk. Forward, each warp has a part of the product's depth, and each lane a few units of up to
+// kResidentRows rows; the parts meet in shared memory, where warp r adds up row r of each lane.
+constexpr int kResidentThreads = 256;
+constexpr int kResidentWarps = kResidentThreads / kWarpLanes;
+constexpr int kResidentRows = kResidentWarps;
+// A lane's columns of a product, about four: shared memory then gives operands as fast as they are
+// multiplied. Forward they are gates of kResidentUnits units, backward states that d_h is for.
+constexpr int resident_units(Cell cell) {
+  return cell == Cell::kSimpleRnn ? 4 : cell == Cell::kGruResetBefore ? 2 : 1;
+}
+constexpr int kResidentColumns = 4;
+constexpr int kResidentUnitStep = 4;  // a block's units are a multiple: 16 bytes of float32
+constexpr int kBarrierWords = 32;     // from one group's barrier to the next: a cache line
 
 }  // namespace masked_rnn::cuda
