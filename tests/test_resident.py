@@ -36,7 +36,7 @@ def build(tmp_path_factory):
     def compile_to(name, sources, thread, *flags):
         if name not in built:
             built[name] = folder / name
-            compiler = [CLANG, "-fsanitize=thread", "-O1"] if thread else ["g++", "-O0"]
+            compiler = [CLANG, "-fsanitize=thread"] if thread else ["g++"]
             subprocess.run([*compiler, "-std=c++20", "-g", "-ffp-contract=off", "-pthread", *flags,
                             f"-I{ROOT}/csrc", "-o", built[name], *sources], check=True)  # fmt: skip
         return built[name]
