@@ -18,7 +18,7 @@ ORDERS = ("fifo", "lifo", "1", "2")
 FAULTS = {
     "blocks do not wait": ("wait_for(arrived_, expected_);", "__syncthreads();", "wrong numbers"),
     "blocks do not arrive": ("cuda::arrive(arrived_);", ";", "spins on memory"),
-    "sums are read too early": ("sum[c][r];\n    }\n    __syncthreads();", "sum[c][r];\n    }\n",
+    "sums are read too early": ("sum[c][r];\n      }\n    }\n    __syncthreads();", "sum[c][r];\n      }\n    }\n",
                                 "wrong numbers"),
 }  # fmt: skip
 # ThreadSanitizer tells 256 threads apart, so that it looks at blocks of 64.
