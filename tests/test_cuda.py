@@ -48,6 +48,17 @@ SETTINGS = tuple(
 )
 
 
+KERNELS = ("general", "resident")
+every_kernel = pytest.mark.parametrize("kernel", KERNELS)
+
+
+def settings_of(kernel, number):
+    """The environment of a case; the resident kernel's blocks have all units, or in every second
+    case 8, and meet at each step."""
+    blocks = {"CUSIM_UNITS": "8", "CUSIM_MULTIPROCESSORS": "20"} if number % 2 else {}
+    return {**SETTINGS[number // 2 % len(SETTINGS)], "CUSIM_KERNEL": kernel, **blocks}
+
+
 @pytest.fixture
 def setting(monkeypatch):
     def choose(**variables):
@@ -98,24 +109,27 @@ REST = tuple(case for case in cases.TABLE if case not in OPTIONS and case.units 
 
 
 @every_cell
+@every_kernel
 @pytest.mark.parametrize("number, case", list(enumerate(OPTIONS)), ids=lambda v: str(v))
-def test_options(number, case, cell, setting):
-    setting(**SETTINGS[number % len(SETTINGS)])
+def test_options(number, case, kernel, cell, setting):
+    setting(**settings_of(kernel, number))
     check(case, cell, "float32")
 
 
 @every_cell
+@every_kernel
 @pytest.mark.parametrize("number, case", list(enumerate(REST)), ids=lambda v: str(v))
-def test_sizes_and_activations(number, case, cell, setting):
-    setting(**SETTINGS[number % len(SETTINGS)])
+def test_sizes_and_activations(number, case, kernel, cell, setting):
+    setting(**settings_of(kernel, number))
     check(case, cell, "float32")
 
 
 @every_cell
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+@every_kernel
 @pytest.mark.parametrize("number, case", list(enumerate(cases.TABLE))[5::23], ids=lambda v: str(v))
-def test_types(number, case, dtype, cell, setting):
-    setting(**SETTINGS[number % len(SETTINGS)])
+def test_types(number, case, kernel, dtype, cell, setting):
+    setting(**settings_of(kernel, number))
     check(case, cell, dtype)
 
 
@@ -126,8 +140,10 @@ PER_ROW = (*FORWARD_RESULTS, "d_inputs", "d_initial_h", "d_initial_c")
 
 
 @every_cell
+@every_kernel
 @pytest.mark.parametrize("library", ["0", "1"])
-def test_bits_do_not_depend_on_the_order_of_threads(library, cell, setting):
+def test_bits_do_not_depend_on_the_order_of_threads(library, kernel, cell, setting):
+    setting(**settings_of(kernel, 1))
     case = Case(17, 9, 5, 35, mask="mixed", input_dropout="per_gate", recurrent_dropout="per_gate")
     arguments, gradients = cases.make_arrays(case, cell, "float32")
     setting(CUSIM_LIBRARY=library, CUSIM_ORDER="fifo")
@@ -139,9 +155,10 @@ def test_bits_do_not_depend_on_the_order_of_threads(library, cell, setting):
 
 @every_cell
 @every_dtype
-def test_a_row_is_the_same_in_any_batch(dtype, cell, setting):
+@pytest.mark.parametrize("kernel", ["general", "resident", ""])
+def test_a_row_is_the_same_in_any_batch(kernel, dtype, cell, setting):
     """Under op determinism no library is asked, and neither the batch nor the chunks matter."""
-    setting(CUSIM_DETERMINISTIC="1", CUSIM_LIBRARY="1")
+    setting(CUSIM_KERNEL=kernel, CUSIM_DETERMINISTIC="1", CUSIM_LIBRARY="1")
     arguments, gradients = cases.make_arrays(Case(19, 6, 5, 35, mask="mixed"), cell, dtype)
     everything = run(cell, arguments, gradients)
     for rows in ([3], [18, 0, 7], list(range(18, -1, -1))):
@@ -161,7 +178,9 @@ def test_long_sums_are_split(cell, setting):
 
 
 @every_cell
-def test_nan_at_a_real_step_stays_in_its_row(cell):
+@every_kernel
+def test_nan_at_a_real_step_stays_in_its_row(kernel, cell, setting):
+    setting(**settings_of(kernel, 1))
     arguments, _ = cases.make_arrays(Case(17, 6, 3, 35, mask="none"), cell, "float32")
     want, _ = forward(cell, arguments)
     poisoned = dict(arguments, inputs=arguments["inputs"].copy())
@@ -222,3 +241,21 @@ def test_errors(setting):
     setting(CUSIM_KERNEL="persistent")
     with pytest.raises(ValueError, match="kernel is 'persistent'"):
         forward("gru", arguments)
+
+
+def test_where_the_resident_kernel_cannot_be_had(setting):
+    """Asked for, it is an error that says why; else the general kernels do the work."""
+    arguments, _ = cases.make_arrays(Case(), "gru", "float32")
+    large, _ = cases.make_arrays(Case(batch=1, time=2, units=600), "lstm", "float32")
+    for cell, values, device in (
+        ("gru", arguments, ("75", "132")),
+        ("lstm", large, ("90", "20")),  # 5.8 MB of weights
+    ):
+        setting(CUSIM_CAPABILITY=device[0], CUSIM_MULTIPROCESSORS=device[1])
+        want = forward(cell, values)[0]
+        setting(CUSIM_KERNEL="resident")
+        with pytest.raises(ValueError, match="kernel is 'resident', needed: .*cusim has compute"):
+            forward(cell, values)
+        setting(CUSIM_KERNEL="general")
+        check_same_bits(forward(cell, values)[0], want)
+        setting(CUSIM_KERNEL="")

@@ -185,6 +185,7 @@ def test_cublas_without_memory(built):
 NAMES = [
     "count_steps", "multiply<float>", "gather_inputs<BFloat16>",
     "forward_step<Gru, TanhSigmoid, float>", "backward_step<Lstm, AnyActivations, Float16>",
+    "resident_forward<Lstm, TanhSigmoid, float>", "resident_backward<Gru, TanhSigmoid, BFloat16>",
 ]  # fmt: skip
 
 

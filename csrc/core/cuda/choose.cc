@@ -15,8 +15,8 @@ constexpr int64_t kChunkRows = 16384;
 // A weight gradient's product has few tiles where the layer is small: its long sums over rows are
 // split until the multiprocessors have work, into parts of at least this many rows.
 constexpr int64_t kRowsOfPart = 512;
-// Bits may not depend on the batch under op determinism; how units are shared out backward enters
-// them, and is chosen for a batch of this size then.
+// Bits may not depend on the batch under op determinism, and do depend on the kernel and on how it
+// shares out units backward: these are chosen for a batch of this size then.
 constexpr int64_t kTypicalBatch = 64;
 
 enum class Direction { kForward, kBackward };
@@ -40,8 +40,8 @@ int64_t all_units(const Problem& p) {
 // Expected time of a step, of which nothing has been measured yet (peaks are those of an H100):
 //   product   128 multiply-adds per clock (64 in float64), at 60 % of the peak; not less than
 //             reading the weights from shared memory, 128 bytes per clock
-//   exchange  of the rows' states, 25 bytes/ns into each multiprocessor; backward a state is sent
-//             and received, for each of its four bytes forward
+//   exchange  of the rows' states, 25 bytes/ns into each multiprocessor; backward what is for a
+//             state is sent and received
 //   meeting   1.2 us for a barrier through L2, and a round trip to L2; within one block a tenth
 //   formulas  0.4 us for each tile of rows: latencies of their loads, and block barriers
 // Small batches are bound by the meeting, large ones by the product: (B, T, I, H) = (64, 128, 256,
@@ -56,9 +56,9 @@ std::optional<Candidate> resident(const DeviceInfo& device, const Problem& p, Di
   const int64_t held = r.slices == 1 ? std::max<int64_t>(device.multiprocessors, 1)
                                      : device.multiprocessors / r.slices;
   if (held == 0) return std::nullopt;
-  const int64_t rows_of_group = std::max<int64_t>(ceil_div(batch, held), 1);
-  r.groups = std::max<int64_t>(ceil_div(std::max<int64_t>(p.batch, 1),
-                                        ceil_div(std::max<int64_t>(p.batch, 1), held)), 1);
+  const int64_t rows_of_group = ceil_div(batch, held);
+  const int64_t all_rows = std::max<int64_t>(p.batch, 1);
+  r.groups = ceil_div(all_rows, ceil_div(all_rows, held));
   const bool forward = direction == Direction::kForward;
   const int64_t least = forward ? resident_row_lanes(p.cell, units) : 1;
   const int64_t most = forward ? least * kResidentRows : 32;
@@ -71,7 +71,7 @@ std::optional<Candidate> resident(const DeviceInfo& device, const Problem& p, Di
   while (r.rows > least && bytes(r.rows) > device.shared_bytes_per_block) r.rows /= 2;
   if (bytes(r.rows) > device.shared_bytes_per_block) return std::nullopt;
   const double real = static_cast<double>(real_bytes(p.dtype));
-  if (!forward && 2.0 * r.slices * p.batch * p.units * real > device.l2_bytes / 2) {
+  if (!forward && 2.0 * r.slices * batch * p.units * real > device.l2_bytes / 2) {
     return std::nullopt;  // what is sent has to stay in L2
   }
 
@@ -90,9 +90,10 @@ std::optional<Candidate> resident(const DeviceInfo& device, const Problem& p, Di
 
 // The general kernel's step: a launch (two for reset before), and 0.35 us for each part of its
 // product's depth, whose operands come from L2 every time; as many blocks as fit work at once.
-double general_microseconds(const DeviceInfo& device, const Problem& p, Direction direction) {
-  const double blocks = static_cast<double>(ceil_div(p.batch, kStepRows) *
-                                            ceil_div(p.units, kStepUnits));
+double general_microseconds(const DeviceInfo& device, const Problem& p, Direction direction,
+                            int64_t batch) {
+  const double blocks =
+      static_cast<double>(ceil_div(batch, kStepRows) * ceil_div(p.units, kStepUnits));
   const double waves = std::max(1.0, blocks / (4.0 * std::max(device.multiprocessors, 1)));
   const double slots = direction == Direction::kForward ? 1 : 1.5;
   const double launches = p.cell == Cell::kGruResetBefore ? 2 : 1;
@@ -101,10 +102,10 @@ double general_microseconds(const DeviceInfo& device, const Problem& p, Directio
 
 // The resident kernel that is expected to be fastest, where there is one.
 std::optional<Candidate> best_resident(const DeviceInfo& device, const Problem& p,
-                                       const Options& options, Direction direction) {
+                                       const Options& options, Direction direction,
+                                       int64_t batch) {
   std::optional<Candidate> best;
   if (device.capability < 80) return best;
-  const int64_t batch = options.deterministic ? kTypicalBatch : p.batch;
   const auto consider = [&](int64_t units) {
     const auto candidate = resident(device, p, direction, units, batch);
     if (candidate && (!best || candidate->microseconds < best->microseconds)) best = candidate;
@@ -137,11 +138,12 @@ Choice choose(const DeviceInfo& device, const Problem& p, const Options& options
     throw InvalidArgument("kernel is '" + options.kernel + "', needed: general or resident");
   }
   if (options.kernel != "general") {
+    const int64_t batch = options.deterministic ? kTypicalBatch : std::max<int64_t>(p.batch, 1);
     const auto decide = [&](Direction direction, Kernel& kernel, Resident& resident) {
-      const auto best = best_resident(device, p, options, direction);
+      const auto best = best_resident(device, p, options, direction, batch);
       if (!best && forced) throw InvalidArgument(resident_needs(device));
       if (!best) return;
-      if (!forced && general_microseconds(device, p, direction) < best->microseconds) return;
+      if (!forced && general_microseconds(device, p, direction, batch) < best->microseconds) return;
       kernel = Kernel::kResident;
       resident = best->resident;
     };

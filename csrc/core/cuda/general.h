@@ -1,5 +1,6 @@
-// The general kernels of a call, queued on a stream: any size, cell, dtype and option. A step is
-// one launch (two for reset before); steps that no row has left end at once.
+// The kernels of a call, queued on a stream. The recurrence is the general one, for any size, cell,
+// dtype and option: a step is one launch (two for reset before), and steps that no row has left end
+// at once; or the one that `choice` names.
 #pragma once
 
 #include "queue.h"

@@ -13,8 +13,8 @@ int64_t resident_backward_bytes(const Problem& problem, int64_t units, int64_t r
 int64_t resident_row_lanes(Cell cell, int64_t units);
 
 // Queue all steps of a chunk in one launch. False, and nothing is queued, where the device does not
-// hold all its blocks at once (as where processes share it); ResourceExhausted where this kernel was
-// asked for.
+// hold all its blocks at once (as where processes share it); ResourceExhausted where this kernel
+// was asked for.
 bool resident_forward(const Queue& queue, const Choice& choice, const ForwardMemory& memory,
                       const ForwardStep& step);
 bool resident_backward(const Queue& queue, const Choice& choice, const BackwardMemory& memory,

@@ -131,8 +131,8 @@ struct BackwardStep {
 };
 
 // How the resident kernel shares out a recurrence: block (x, y) has the `units` units from
-// x * units on, of the sorted rows y, y + gridDim.y, ... (so that groups shrink alike), and works on
-// `rows` of these at a time. The blocks of a group, all x, wait for each other. Shared memory, in
+// x * units on, of the sorted rows y, y + gridDim.y, ... (so that groups shrink alike), and works
+// on `rows` of these at a time. The blocks of a group, all x, wait for each other. Shared memory, in
 // vectors of 16 bytes: the weights, then an operand, then (forward) sums.
 struct Share {
   int32_t units, rows;

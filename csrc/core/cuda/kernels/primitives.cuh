@@ -269,19 +269,17 @@ inline void store_async(void* p, unsigned rank, const uint32_t (&v)[4], uint64_t
 
 // Blocks of a cooperative grid meet, and see what the others wrote. `arrived` is a word of global
 // memory that is zero when the kernel starts, and `expected` the arrivals that this block waits
-// for. (cooperative_groups is not to be had where kernels are compiled at run time.)
+// for. The release and the acquire of one thread count for its block, which the block's barriers
+// order: no further fence. (cooperative_groups is not to be had where kernels are compiled at run
+// time.)
 MR_INLINE void arrive(unsigned* arrived) {
   __syncthreads();
-  if (threadIdx.x == 0 && threadIdx.y == 0) {
-    __threadfence();
-    add_release(arrived, 1);
-  }
+  if (threadIdx.x == 0 && threadIdx.y == 0) add_release(arrived, 1);
 }
 MR_INLINE void wait_for(const unsigned* arrived, unsigned expected) {
   if (threadIdx.x == 0 && threadIdx.y == 0) {
     while (static_cast<int>(load_acquire(arrived) - expected) < 0) {
     }
-    __threadfence();
   }
   __syncthreads();
 }

@@ -207,11 +207,13 @@ class ForwardBlock {
           active, operand, row_stride, share_.rows * share_.stride, weights, width, lanes_.lanes,
           count, sum);
     } else {
-      active_product<kResidentRows, kColumns, kUnits, false>(active, operand, row_stride, 0, weights,
-                                                             width, lanes_.lanes, count, sum);
+      active_product<kResidentRows, kColumns, kUnits, false>(
+          active, operand, row_stride, 0, weights, width, lanes_.lanes, count, sum);
     }
     MR_UNROLL for (int c = 0; c < kColumns; ++c) {
-      MR_UNROLL for (int r = 0; r < kResidentRows; ++r) *sum_at<kColumns>(lanes_.warp, c, r) = sum[c][r];
+      MR_UNROLL for (int r = 0; r < kResidentRows; ++r) {
+        *sum_at<kColumns>(lanes_.warp, c, r) = sum[c][r];
+      }
     }
     __syncthreads();
     MR_UNROLL for (int c = 0; c < kColumns; ++c) {
@@ -470,7 +472,9 @@ class BackwardBlock {
     MR_UNROLL for (int r = 0; r < kRows; ++r) {
       MR_UNROLL for (int c = 0; c < kColumns; ++c) {
         const int column = column0 + c * kWarp + lane;
-        if (r < active && column < H_) to[row_of_group(row0 + first + r) * H_ + column] = total[r][c];
+        if (r < active && column < H_) {
+          to[row_of_group(row0 + first + r) * H_ + column] = total[r][c];
+        }
       }
     }
   }

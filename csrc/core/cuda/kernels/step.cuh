@@ -168,7 +168,9 @@ MR_INLINE void forward_formulas(const ForwardStep& a, const Acts& acts, int64_t 
     static_cast<R*>(a.reset_h)[i * H + u] = reset_h * reset_dropout<Storage>(a.call, i, u);
     for (int j = 0; j < 2; ++j) keep[j * H] = saved[j];
   } else {
-    if (CellT::kCell == Cell::kGru) sum[2] += value_at<Storage>(a.call.problem.bias, (G + 2) * H + u);
+    if (CellT::kCell == Cell::kGru) {
+      sum[2] += value_at<Storage>(a.call.problem.bias, (G + 2) * H + u);
+    }
     R c = 0;
     const R h = CellT::forward(acts, operands.x, sum, operands.h, operands.c, saved, c);
     if (keep != nullptr) {
