@@ -86,7 +86,8 @@ check-wheel:
 	@for program in c++ g++ clang++ cc gcc clang nvcc; do \
 	  $(CHECK_RUN) /bin/sh -c "! command -v $$program" || exit 1; done
 	@$(CHECK_RUN) python -m masked_rnn.demo --picture '$(CHECK)/demo.png'
-	@cd build/check && test -z "$$(find home tmp cwd -mindepth 1 | tee /dev/stderr)"
+	@cd build/check && left="$$(find home tmp cwd -mindepth 1)" && \
+	  if [ "$$left" ]; then echo "the demo has left: $$left" >&2; exit 1; fi
 	@$(CHECK_RUN) pytest -p no:cacheprovider \
 	    '$(CURDIR)/tests/test_binary.py' '$(CURDIR)/tests/test_smoke.py'
 

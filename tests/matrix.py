@@ -81,7 +81,7 @@ class Environment:
 
     def oldest_keras(self):
         """The version that TensorFlow's own requirement, keras or keras-nightly, starts at."""
-        pattern = r"^Requires-Dist: keras(?:-nightly)?>=([\d.]+\d)"
+        pattern = r"^Requires-Dist: keras(?:-nightly)? *>=([\d.]+\d)"
         for metadata in self.folder.glob("lib/*/site-packages/t*.dist-info/METADATA"):
             if found := re.search(pattern, metadata.read_text(), re.MULTILINE):
                 return tuple(int(n) for n in found[1].split("."))
