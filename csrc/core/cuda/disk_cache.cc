@@ -51,13 +51,13 @@ void make_folders(const std::string& folder) {
   }
 }
 
-std::vector<std::string> files_in(const std::string& folder) {
-  std::vector<std::string> paths;
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
   const std::unique_ptr<DIR, int (*)(DIR*)> listing(opendir(folder.c_str()), closedir);
   while (const dirent* entry = listing ? readdir(listing.get()) : nullptr) {
-    paths.push_back(folder + "/" + entry->d_name);
+    names.push_back(entry->d_name);
   }
-  return paths;
+  return names;
 }
 
 }  // namespace
@@ -119,10 +119,11 @@ void DiskCache::put(const std::string& key, const std::string& value) const {
 void DiskCache::keep_small() const {
   std::vector<std::tuple<time_t, std::string, int64_t>> files;
   int64_t total = 0;
-  for (const std::string& path : files_in(folder_)) {
+  for (const std::string& name : names_in(folder_)) {
+    const std::string path = folder_ + "/" + name;
     struct stat status;
-    if (path.find(kSuffix) == std::string::npos || lstat(path.c_str(), &status) != 0) continue;
-    if (path.find(kUnfinished) != std::string::npos) {
+    if (name.find(kSuffix) == std::string::npos || lstat(path.c_str(), &status) != 0) continue;
+    if (name.find(kUnfinished) != std::string::npos) {
       // A writer that was killed left it.
       if (status.st_mtime < std::time(nullptr) - 3600) unlink(path.c_str());
       continue;
