@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 from rich.console import Console
@@ -32,9 +33,8 @@ TENSORFLOW = {
     "nightly": "tf-nightly-cpu",
 }
 OLDEST, *_, NEWEST = TENSORFLOW
-# What this package accepts from (pyproject.toml says so too), what TensorFlow comes with, and the
-# newest release. The oldest is first, as all others read its models.
-OLDEST_KERAS = (3, 8)
+# The oldest that both this package and TensorFlow accept, what TensorFlow comes with, the newest
+# release. The oldest is first, as all others read its models.
 KERAS = ("oldest", "brought", "newest")
 STEPS = {
     "smoke": "smoke tests",
@@ -80,12 +80,12 @@ class Environment:
         return {p["name"]: p["version"] for p in json.loads(self._uv(*command))}
 
     def oldest_keras(self):
-        """The version that TensorFlow's own requirement, keras or keras-nightly, starts at."""
-        pattern = r"^Requires-Dist: keras(?:-nightly)? *>=([\d.]+\d)"
-        for metadata in self.folder.glob("lib/*/site-packages/t*.dist-info/METADATA"):
-            if found := re.search(pattern, metadata.read_text(), re.MULTILINE):
-                return tuple(int(n) for n in found[1].split("."))
-        raise RuntimeError("the installed TensorFlow does not say which Keras it requires")
+        """The oldest version that what is installed here accepts, ours and TensorFlow."""
+        (site,) = self.folder.glob("lib/*/site-packages")
+        required = [r for d in metadata.distributions(path=[str(site)]) for r in d.requires or ()]
+        pattern = re.compile(r"keras(?:-nightly)? *>=([\d.]+\d)")
+        found = [match[1] for match in map(pattern.match, required) if match]
+        return max(found, key=lambda version: [int(n) for n in version.split(".")])
 
     def run(self, log, *arguments):
         """(whether it passed, seconds, what it said) of Python with these arguments."""
@@ -193,9 +193,9 @@ class Matrix:
         return all(outcome["passed"] for outcome in row["outcomes"].values())
 
     def _install_keras(self, kind, brought):
-        oldest = max(OLDEST_KERAS, self.environment.oldest_keras())
+        oldest = f"keras>={self.environment.oldest_keras()}"
         arguments = {
-            "oldest": ["--resolution", "lowest-direct", f"keras>={'.'.join(map(str, oldest))}"],
+            "oldest": ["--resolution", "lowest-direct", oldest],
             "brought": ["==".join(brought)],
             "newest": ["--upgrade", "keras"],
         }[kind]
