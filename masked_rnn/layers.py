@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend import get_keras_mask, set_keras_mask  # there is no public way to either
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask  # nowhere public
 
 from masked_rnn import cells, checks, fallback, gpu, old_models, ragged
 
