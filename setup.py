@@ -63,7 +63,7 @@ class CMakeBuild(build_ext):
         return {}  # in place, nothing is copied: CMake installs into the source folder
 
     def get_source_files(self):
-        return ["CMakeLists.txt", *map(str, Path("csrc").rglob("*.*"))]  # what an sdist carries
+        return []  # MANIFEST.in says what an sdist holds
 
 
 setup(ext_modules=[Extension("masked_rnn._core", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -13,8 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend import get_keras_mask, set_keras_mask  # there is no public way to either
-from keras.src.backend.common.global_state import get_global_attribute  # nor to this
+# There is no public way to any of these.
+from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 from masked_rnn import cells, checks, fallback, forked, gpu, old_models, ragged
 

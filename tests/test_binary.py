@@ -1,44 +1,137 @@
-"""What the built libraries are made of: symbols, needed libraries, the C API as declared."""
+"""What the built libraries are made of: symbols, needed libraries, the C API as declared; and that
+they load and write nothing outside of the package. Of an installed wheel too."""
 
 import os
 import re
 import shutil
 import subprocess
+import sys
+import textwrap
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from elftools.elf.constants import P_FLAGS
+from elftools.elf.elffile import ELFFile
+from elftools.elf.enums import ENUM_DT_FLAGS
 
 import masked_rnn
 
 PACKAGE = Path(masked_rnn.__file__).parent
 CSRC = Path(__file__).parents[1] / "csrc"
-needs_readelf = pytest.mark.skipif(not shutil.which("readelf"), reason="binutils is not installed")
+LIBRARIES = {
+    name: next(PACKAGE.glob(f"{name}*.so"), None)
+    for name in ("_core", "libmasked_rnn_core", "libmasked_rnn_tf")
+}
+# C's and C++'s own; some are empty on newer systems.
+OF_EVERY_SYSTEM = re.compile(r"(lib(c|m|dl|pthread|stdc\+\+|gcc_s)|ld-linux[\w-]*)\.so\.\d")
+OF_OTHERS = {
+    "_core": {"libmasked_rnn_core.so"},
+    "libmasked_rnn_core": set(),
+    "libmasked_rnn_tf": {"libmasked_rnn_core.so", "libtensorflow_framework.so.2"},
+}
+every_library = pytest.mark.parametrize("name", LIBRARIES)
 
 
 def output_of(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-@needs_readelf
-@pytest.mark.parametrize("library", sorted(PACKAGE.glob("*.so")), ids=lambda p: p.name)
-def test_library_finds_others_beside_it_and_is_hardened(library):
-    dynamic = output_of("readelf", "-dW", library)
-    assert re.findall(r"R(?:UN)?PATH.*\[(.*)\]", dynamic) in ([], ["$ORIGIN"])
-    assert "BIND_NOW" in dynamic or "NOW" in dynamic
-    segments = output_of("readelf", "-lW", library)
-    assert "GNU_RELRO" in segments
-    stack = next(line for line in segments.splitlines() if "GNU_STACK" in line)
-    assert "RWE" not in stack
+@pytest.fixture
+def elf(name):
+    with LIBRARIES[name].open("rb") as file:
+        yield ELFFile(file)
 
 
-@needs_readelf
-def test_only_the_ops_need_tensorflow():
-    needing = {
-        library.name
-        for library in PACKAGE.glob("*.so")
-        if "tensorflow" in output_of("readelf", "-dW", library)
+def entries(elf, tag):
+    return [e for e in elf.get_section_by_name(".dynamic").iter_tags() if e.entry.d_tag == tag]
+
+
+@every_library
+def test_library_needs_those_beside_it_and_none_of_the_machine_that_built_it(name, elf):
+    needed = {entry.needed for entry in entries(elf, "DT_NEEDED")}
+    assert {n for n in needed if not OF_EVERY_SYSTEM.fullmatch(n)} == OF_OTHERS[name]
+    assert not entries(elf, "DT_RPATH")
+    assert [entry.runpath for entry in entries(elf, "DT_RUNPATH")] == ["$ORIGIN"]
+    assert not re.search(rb"/[\w./-]+/(csrc|build)/", LIBRARIES[name].read_bytes())
+
+
+@every_library
+def test_library_is_hardened(elf):
+    segments = {segment["p_type"]: segment for segment in elf.iter_segments()}
+    assert "PT_GNU_RELRO" in segments
+    (flags,) = entries(elf, "DT_FLAGS")
+    assert flags["d_val"] & ENUM_DT_FLAGS["DF_BIND_NOW"]  # and so all of it is read-only
+    assert not segments["PT_GNU_STACK"]["p_flags"] & P_FLAGS.PF_X
+    writable = P_FLAGS.PF_W | P_FLAGS.PF_X
+    assert all(s["p_flags"] & writable != writable for s in elf.iter_segments())
+    assert not entries(elf, "DT_TEXTREL")
+
+
+def test_installed_files_lie_in_the_package():
+    found = metadata.distributions(name="masked_rnn", path=[str(PACKAGE.parent)])
+    installed = next((d for d in found if d.read_text("RECORD")), None)
+    if installed is None:
+        pytest.skip("the package is used from the folder where it is built")
+    folders = {file.parts[0] for file in installed.files}
+    assert folders == {"masked_rnn", f"masked_rnn-{masked_rnn.__version__}.dist-info"}
+
+
+USE_EVERYTHING = """
+    import sys
+    import numpy as np, tensorflow as tf, keras
+
+    def mapped():
+        with open("/proc/self/maps") as maps:
+            return {line.split()[-1] for line in maps if ".so" in line}
+
+    def use(layer):  # both directions, in a graph
+        x = tf.Variable(np.ones((2, 3, 4), "float32"))
+        layer.build(x.shape)
+
+        @tf.function
+        def gradient():
+            with tf.GradientTape() as tape:
+                y = layer(x, mask=tf.constant([[True, False, True]] * 2))
+            return tape.gradient(y, x)
+
+        assert np.isfinite(gradient()).all()
+
+    use(keras.layers.GRU(5))
+    before = mapped()
+    import masked_rnn, masked_rnn.__main__
+    for name in masked_rnn.__all__:
+        getattr(masked_rnn, name)
+    for kind in (masked_rnn.GRU, masked_rnn.LSTM, masked_rnn.SimpleRNN):
+        use(kind(5))
+    x, kernel, recurrent = np.ones((2, 3, 4)), np.ones((4, 15)), np.ones((5, 15))
+    masked_rnn.numpy.gru(x, kernel, recurrent)
+    masked_rnn.__main__.main(["info"])
+    print(*sorted(mapped() - before), sep="\\n", file=sys.stderr)
+"""
+
+
+def test_nothing_outside_of_the_package_is_loaded_or_written(tmp_path):
+    folders = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "tmp", "PWD": tmp_path / "cwd"}
+    for folder in folders.values():
+        folder.mkdir()
+    environment = {
+        **{n: v for n, v in os.environ.items() if not n.startswith(("XDG_", "MASKED_RNN_"))},
+        **{name: str(folder) for name, folder in folders.items()},
+        "CUDA_VISIBLE_DEVICES": "",  # kernels for a GPU are kept in a cache
+        "KERAS_HOME": str(tmp_path / "keras"),  # Keras writes its settings,
+        "MPLCONFIGDIR": str(tmp_path / "matplotlib"),  # and imports what writes a list of fonts
+        "PYTHONPATH": str(PACKAGE.parent),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    assert needing == {"libmasked_rnn_tf.so"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(USE_EVERYTHING)],
+        env=environment, cwd=folders["PWD"], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    loaded = {Path(line) for line in done.stderr.splitlines() if line.startswith("/")}
+    assert loaded == set(LIBRARIES.values())
+    assert [file for folder in folders.values() for file in folder.rglob("*")] == []
 
 
 def test_core_includes_no_framework_header():

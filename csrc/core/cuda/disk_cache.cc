@@ -1,5 +1,6 @@
 #include "disk_cache.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,8 +9,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <filesystem>
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <tuple>
 #include <vector>
@@ -18,8 +19,6 @@
 
 namespace masked_rnn::cuda {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr const char* kSuffix = ".masked_rnn";
 constexpr const char* kUnfinished = ".unfinished.";
@@ -44,6 +43,23 @@ bool write_all(int file, const std::string& bytes) {
   return true;
 }
 
+// Where this fails, what is done in the folder fails too, which is seen there.
+void make_folders(const std::string& folder) {
+  for (size_t end = 0; end != std::string::npos;) {
+    end = folder.find('/', end + 1);
+    mkdir(folder.substr(0, end).c_str(), 0700);
+  }
+}
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  const std::unique_ptr<DIR, int (*)(DIR*)> listing(opendir(folder.c_str()), closedir);
+  while (const dirent* entry = listing ? readdir(listing.get()) : nullptr) {
+    names.push_back(entry->d_name);
+  }
+  return names;
+}
+
 }  // namespace
 
 std::string DiskCache::default_folder() {
@@ -59,9 +75,7 @@ std::string DiskCache::default_folder() {
 // What is loaded from here runs on the device: nobody else may have written it.
 bool DiskCache::usable() const {
   if (folder_.empty()) return false;
-  std::error_code error;
-  fs::create_directories(fs::path(folder_).parent_path(), error);
-  mkdir(folder_.c_str(), 0700);
+  make_folders(folder_);
   struct stat status;
   return stat(folder_.c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
          status.st_uid == geteuid() && (status.st_mode & 0022) == 0;
@@ -105,12 +119,11 @@ void DiskCache::put(const std::string& key, const std::string& value) const {
 void DiskCache::keep_small() const {
   std::vector<std::tuple<time_t, std::string, int64_t>> files;
   int64_t total = 0;
-  std::error_code error;
-  for (fs::directory_iterator it(folder_, error), end; !error && it != end; it.increment(error)) {
-    const std::string path = it->path().string();
+  for (const std::string& name : names_in(folder_)) {
+    const std::string path = folder_ + "/" + name;
     struct stat status;
-    if (path.find(kSuffix) == std::string::npos || lstat(path.c_str(), &status) != 0) continue;
-    if (path.find(kUnfinished) != std::string::npos) {
+    if (name.find(kSuffix) == std::string::npos || lstat(path.c_str(), &status) != 0) continue;
+    if (name.find(kUnfinished) != std::string::npos) {
       // A writer that was killed left it.
       if (status.st_mtime < std::time(nullptr) - 3600) unlink(path.c_str());
       continue;
