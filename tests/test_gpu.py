@@ -3,6 +3,7 @@
 import ctypes
 import os
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,23 @@ def test_the_shim_compiles_once_for_this_tensorflow_and_loads(monkeypatch, tmp_p
     monkeypatch.setattr(gpu, "_compile", pytest.fail)
     assert gpu.built_shim() == path and path.stat().st_mtime_ns == made
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+    monkeypatch.setattr(gpu, "_compile", lambda target: target.write_text("another"))
+    monkeypatch.setattr(tf.version, "GIT_VERSION", "another build of this version")
+    assert gpu.built_shim() != path
+
+
+@pytest.mark.skipif(
+    tuple(map(int, tf.__version__.split(".")[:2])) < (2, 18), reason="its streams are other classes"
+)
+def test_the_shim_finds_the_stream_of_a_context(monkeypatch, tmp_path):
+    """On contexts made with this TensorFlow's headers, as its GPU device makes them."""
+    source = Path(__file__).parent / "cuda/stream_of_test.cc"
+    monkeypatch.setattr(gpu, "_SOURCE", source)
+    gpu._compile(tmp_path / "stream_of.so")
+    stream_of = ctypes.CDLL(str(tmp_path / "stream_of.so")).stream_of_context
+    stream_of.restype, stream_of.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+    assert stream_of(2, 0x1230) == 0x1230
+    assert stream_of(0, 0x1230) is None and stream_of(1, 0x1230) is None
 
 
 def test_a_shim_that_cannot_be_made_is_said_once_and_is_no_error(monkeypatch):
