@@ -108,9 +108,8 @@ def find_disassembler():
     return shutil.which("nvdisasm")
 
 
-def read(folder):
-    """{architecture: [`Code`]}, and why machine code was not read, or ""."""
-    disassembler = find_disassembler()
+def read(folder, disassembler):
+    """{architecture: [`Code`]}; without a disassembler nothing is known of the machine code."""
     found = {}
     for report in sorted(folder.glob("sm_*.txt"), key=lambda p: int(re.search(r"\d+", p.stem)[0])):
         codes = read_report(report)
@@ -120,7 +119,7 @@ def read(folder):
         for mangled, code in codes.items():
             code.name = names[mangled]
         found[report.stem] = list(codes.values())
-    return found, "" if disassembler else "nvdisasm is missing: pip install nvidia-cuda-nvdisasm"
+    return found
 
 
 def rows(codes, every_instance):
@@ -158,6 +157,7 @@ def show(found, every_instance):
             line = lines.setdefault(name, {"count": count})
             line[architecture] = values
     table = [["kernel", "instances", *COLUMNS.values()]]
+    lines = dict(sorted(lines.items(), key=lambda item: (item[0].endswith(")"), item[0])))
     for name, line in lines.items():
         cells = [name.replace("|", "\\|"), str(line["count"])]
         for column in COLUMNS:
@@ -178,13 +178,17 @@ def main(arguments=None):
     parse.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parse.add_argument("--every-instance", action="store_true")
     parse.add_argument("--kernels", default="", metavar="REGEX", help="those whose name has it")
+    parse.add_argument("--nvdisasm", default=find_disassembler(), help="the program")
     options = parse.parse_args(arguments)
-    found, missing = read(options.folder)
+    found = read(options.folder, options.nvdisasm)
     if not found:
         parse.exit(1, f"No sm_*.txt in {options.folder}: make cuda-check\n")
     wanted = re.compile(options.kernels)
     found = {a: [code for code in codes if wanted.search(code.name)] for a, codes in found.items()}
-    print(f"Where numbers differ: {' / '.join(found)}. {missing}".rstrip(), end="\n\n")
+    print(f"Where numbers differ: {' / '.join(found)}.")
+    if not options.nvdisasm:
+        print("nvdisasm is missing: pip install nvidia-cuda-nvdisasm")
+    print()
     show(found, options.every_instance)
     spilling = [
         (architecture, code)

@@ -79,7 +79,7 @@ class Call:
         with cuda.options(**self._options):
             try:
                 yield
-            except ValueError as error:
+            except (ValueError, MemoryError) as error:
                 if not str(error).startswith("kernel is "):
                     raise
                 raise Impossible(str(error)) from None

@@ -1,6 +1,10 @@
-"""The GPU as PyTorch or CuPy gives it, or the CPU shim in its place: arrays there and back, time."""
+"""The GPU as PyTorch or CuPy gives it, or the CPU shim in its place: arrays there and back, time.
+
+`peers_on` is the device of PyTorch's that its layers run on to be compared with, or None.
+"""
 
 import ctypes
+import importlib.util
 import time
 
 import numpy as np
@@ -14,7 +18,6 @@ class Torch:
     """The current GPU of PyTorch."""
 
     library = "torch"
-    has_cudnn = True
 
     def __init__(self):
         import torch
@@ -23,7 +26,7 @@ class Torch:
         if not torch.cuda.is_available():
             raise RuntimeError("torch sees no GPU")
         self.ordinal = torch.cuda.current_device()
-        torch.cuda.init()
+        self.peers_on = f"cuda:{self.ordinal}"
 
     @property
     def stream(self):
@@ -35,7 +38,7 @@ class Torch:
             tensor = self.torch.from_numpy(array.view(np.int16)).view(self.torch.bfloat16)
         else:
             tensor = self.torch.from_numpy(array)
-        return tensor.to(f"cuda:{self.ordinal}")
+        return tensor.to(self.peers_on)
 
     def get(self, array):
         """A float64 NumPy array of the values of an array with `__dlpack__`."""
@@ -56,7 +59,7 @@ class Cupy:
     """The current GPU of CuPy. It has no bfloat16, and no cuDNN to compare with."""
 
     library = "cupy"
-    has_cudnn = False
+    peers_on = None
 
     def __init__(self):
         import cupy
@@ -87,10 +90,10 @@ class Cupy:
 
 
 class Emulated:
-    """The CPU shim: right numbers, meaningless times."""
+    """The CPU shim: right numbers, meaningless times; PyTorch runs on the CPU itself."""
 
     library = "numpy"
-    has_cudnn = False
+    peers_on = "cpu" if importlib.util.find_spec("torch") else None
     ordinal = 0
     stream = None
 

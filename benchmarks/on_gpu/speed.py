@@ -43,8 +43,11 @@ def suite():
 
 def emulated_suite():
     """As `suite`, of a size for the CPU shim."""
-    case = Case("lstm", 6, 5, 7, 9, mask="right")
-    return [(dataclasses.replace(case, training=training), "tf32") for training in (False, True)]
+    return [
+        (Case(cell, 6, 5, 7, 9, "right", 0.5, PRECISIONS[precision][0], training), precision)
+        for cell, precision in (("lstm", "tf32"), ("gru", "bfloat16"))
+        for training in (False, True)
+    ]
 
 
 @dataclasses.dataclass
@@ -143,12 +146,12 @@ def measure(device, properties, case, precision, rounds):
             continue
         _enter(timing, calls, kernel, work, problem, got, want)
     for name, build in PEERS.items():
-        if not device.has_cudnn:
-            timing.skipped[name] = f"{device.library} has no cuDNN"
+        if device.peers_on is None:
+            timing.skipped[name] = "PyTorch is not installed"
             continue
         try:
             _allow_tf32(PRECISIONS[precision][1])
-            peer = build(problem, 1, f"cuda:{device.ordinal}")
+            peer = build(problem, 1, device.peers_on)
             got = peer.numbers(peer.call())
         except peers.Unavailable as reason:
             timing.skipped[name] = str(reason)
