@@ -2,6 +2,7 @@
 
     make cuda-check && python benchmarks/cuda_report.py            a line for each kernel template
     python benchmarks/cuda_report.py --every-instance
+    python benchmarks/cuda_report.py --names sm_90a
 
 Reads what nvcc's assembler reported (build/cusim/cuda/sm_*.txt) and the machine code beside it. No
 GPU is needed; machine code needs `pip install nvidia-cuda-nvdisasm`. Numbers are the largest among a
@@ -178,13 +179,17 @@ def main(arguments=None):
     parse.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parse.add_argument("--every-instance", action="store_true")
     parse.add_argument("--kernels", default="", metavar="REGEX", help="those whose name has it")
+    parse.add_argument("--names", metavar="ARCHITECTURE", help="only list the kernels, as C++ has them")
     parse.add_argument("--nvdisasm", default=find_disassembler(), help="the program")
     options = parse.parse_args(arguments)
-    found = read(options.folder, options.nvdisasm)
+    found = read(options.folder, None if options.names else options.nvdisasm)
     if not found:
         parse.exit(1, f"No sm_*.txt in {options.folder}: make cuda-check\n")
     wanted = re.compile(options.kernels)
     found = {a: [code for code in codes if wanted.search(code.name)] for a, codes in found.items()}
+    if options.names:
+        print(*sorted(code.name for code in found[options.names] if code.is_kernel), sep="\n")
+        return 0
     print(f"Where numbers differ: {' / '.join(found)}.")
     if not options.nvdisasm:
         print("nvdisasm is missing: pip install nvidia-cuda-nvdisasm")

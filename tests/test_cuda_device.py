@@ -182,36 +182,23 @@ def test_cublas_without_memory(built):
 
 # --- the library's own kernels -----------------------------------------------------------------
 
-# A few here; all with MASKED_RNN_EVERY_KERNEL=1, some minutes for each compiler and architecture.
-SAMPLE = (
+NAMES = [
     "count_steps", "multiply<float>", "gather_inputs<BFloat16>",
     "forward_step<Gru, TanhSigmoid, float>", "backward_step<Lstm, AnyActivations, Float16>",
-)  # fmt: skip
-AT_ONCE = 12  # kernels of one process
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("library", NVRTC, ids=lambda library: library.name)
 @pytest.mark.parametrize("capability", ["80", "90", "100"])
 def test_kernels_compile(built, library, capability):
-    names = run(built, "off", "instances")
-    assert set(SAMPLE) < set(names) and len(set(names)) == len(names)
-    if not os.environ.get("MASKED_RNN_EVERY_KERNEL"):
-        names = SAMPLE
     version = library.suffix[1:] + "000"
-
-    def sizes(names):
-        command, environment = command_and_environment(
-            built, "off", "embedded", capability, *names, FAKE_CUDA_VERSION=version,
-            LD_LIBRARY_PATH=f"{built}/fake_driver.cc:{library.parent}",
-        )
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        found = [int(line.split("\t")[1]) for line in done.stdout.splitlines() if "\t" in line]
-        assert len(found) == len(names), done.stdout
-        return found
-
-    groups = [names[first : first + AT_ONCE] for first in range(0, len(names), AT_ONCE)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        assert min(size for found in pool.map(sizes, groups) for size in found) > 1000
+    command, environment = command_and_environment(
+        built, "off", "embedded", capability, *NAMES, FAKE_CUDA_VERSION=version,
+        LD_LIBRARY_PATH=f"{built}/fake_driver.cc:{library.parent}",
+    )
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    sizes = [int(line.split("\t")[1]) for line in answer.stdout.splitlines()]
+    assert len(sizes) == len(NAMES) and min(sizes) > 1000, answer.stdout
 
 
 # --- the cache ---------------------------------------------------------------------------------
@@ -287,3 +274,35 @@ def test_numpy_functions_on_gpu_arrays(built, tmp_path_factory, pools):
     command = [sys.executable, str(ROOT / "tests/cuda/numpy_on_gpu.py"), *unless_pools]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+# --- every kernel that nvcc compiles, by NVRTC: minutes, so only when asked for ------------------
+
+AT_ONCE = 12  # kernels of one process
+
+
+@pytest.mark.skipif(not os.environ.get("MASKED_RNN_EVERY_KERNEL"), reason="takes minutes")
+@pytest.mark.parametrize("library", NVRTC, ids=lambda library: library.name)
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a", "sm_100"])
+def test_every_kernel_compiles(built, library, architecture):
+    """MASKED_RNN_EVERY_KERNEL=1, after `make cuda-check`, whose kernels these are."""
+    script = ROOT / "benchmarks/cuda_report.py"
+    listed = subprocess.run(
+        [sys.executable, script, "--names", architecture], check=True, capture_output=True, text=True
+    )
+    names = listed.stdout.splitlines()
+    version = library.suffix[1:] + "000"
+
+    def compiled(names):
+        command, environment = command_and_environment(
+            built, "off", "embedded", re.search(r"\d+", architecture)[0], *names,
+            FAKE_CUDA_VERSION=version, LD_LIBRARY_PATH=f"{built}/fake_driver.cc:{library.parent}",
+        )
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert "error: " not in done.stdout, done.stdout
+        return [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
+
+    groups = [names[first : first + AT_ONCE] for first in range(0, len(names), AT_ONCE)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = [size for group in pool.map(compiled, groups) for size in group]
+    assert len(sizes) == len(names) > 140 and min(sizes) > 1000

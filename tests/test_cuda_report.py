@@ -1,6 +1,7 @@
 """benchmarks/cuda_report.py on what ptxas and nvdisasm print."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ NAMES = [  # masked_rnn::cuda::resident_step of float and of double
     "_ZN10masked_rnn4cuda13resident_stepIfEEvNS0_11ForwardStepE",
     "_ZN10masked_rnn4cuda13resident_stepIdEEvNS0_11ForwardStepE",
 ]
+pytestmark = pytest.mark.skipif(shutil.which("c++filt") is None, reason="needs c++filt")
 REPORT = """\
 ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function '{0}' for 'sm_90a'

@@ -203,33 +203,6 @@ void targets() {
   }
 }
 
-#define MR_INSTANCE(Arguments, ...) #__VA_ARGS__,
-constexpr const char* kInstances[] = {
-#define MR_STORAGE float
-#define MR_REAL float
-#define MR_COMMON
-#include "core/cuda/kernels/instances.inc"
-#undef MR_STORAGE
-#undef MR_REAL
-#undef MR_COMMON
-#define MR_STORAGE double
-#define MR_REAL double
-#include "core/cuda/kernels/instances.inc"
-#undef MR_STORAGE
-#undef MR_REAL
-#define MR_STORAGE BFloat16
-#include "core/cuda/kernels/instances.inc"
-#undef MR_STORAGE
-#define MR_STORAGE Float16
-#include "core/cuda/kernels/instances.inc"
-#undef MR_STORAGE
-};
-
-// The names of all kernels of the library.
-void instances() {
-  for (const char* name : kInstances) std::printf("%s\n", name);
-}
-
 // Compiles kernels of the library itself: check_device FOLDERS embedded CAPABILITY NAME...
 void embedded(int count, char** arguments) {
   const Compiler compiler(embedded_sources());
@@ -257,7 +230,6 @@ int main(int count, char** arguments) {
     if (subject == "threads") threads();
     if (subject == "targets") targets();
     if (subject == "missing") std::printf("%s\n", unusable_because().c_str());
-    if (subject == "instances") instances();
     if (subject == "embedded") embedded(count - 3, arguments + 3);
   } catch (const std::exception& error) {
     std::printf("error: %s\n", error.what());
