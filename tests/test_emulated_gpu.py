@@ -57,6 +57,12 @@ def test_the_gpu_benchmark_passes_on_the_shim(tmp_path):
         assert peers <= set(timing["errors"]) or peers <= set(timing["skipped"])
 
 
+def test_the_gpu_benchmark_keeps_to_its_time():
+    answer = run(ROOT / "benchmarks/gpu.py", "--emulated", "--folder", DRIVER, "--minutes", "0.05")
+    assert "checks were not reached in the time" in answer.stdout
+    assert "4 cases were not reached in the time" in answer.stdout
+
+
 def test_the_gpu_benchmark_without_a_gpu_fails_in_a_sentence():
     answer = run(ROOT / "benchmarks/gpu.py")
     assert answer.returncode == 1 and answer.stdout.startswith("FAIL: no GPU can be used (")
