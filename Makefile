@@ -43,14 +43,15 @@ build: $(VENV)/installed-cmake
 	      -DPython_EXECUTABLE='$(abspath $(VENV))/bin/python' && \
 	cmake --build build/dev && cmake --install build/dev --prefix .
 
-# The CUDA kernels' own sources, run on the CPU: a module for tests/test_cuda.py, and an op library
-# for everything that uses TensorFlow: MASKED_RNN_LIBRARY="$$(make -s cusim | tail -1)" pytest ...
+# The CUDA kernels' own sources, run on the CPU: a module for tests/test_cuda.py, a driver whose GPU
+# they are for tests/test_emulated_gpu.py, and an op library for everything that uses TensorFlow:
+# MASKED_RNN_LIBRARY="$$(make -s cusim | tail -1)" pytest ...
 CUSIM_CONFIGURE = PATH="$(abspath $(VENV))/bin:$$PATH" && \
 	cmake -S . -B build/cusim -G Ninja -DMASKED_RNN_CUSIM=ON -DMASKED_RNN_PYTHON=ON \
 	      -DPython_EXECUTABLE='$(abspath $(VENV))/bin/python' >build/cusim.log
 
 cusim-module: $(VENV)/installed-cmake
-	@mkdir -p build && $(CUSIM_CONFIGURE) && cmake --build build/cusim --target _cusim
+	@mkdir -p build && $(CUSIM_CONFIGURE) && cmake --build build/cusim --target _cusim cusim_driver
 
 cusim: cusim-module
 	@$(CUSIM_CONFIGURE) && cmake --build build/cusim --target masked_rnn_cusim

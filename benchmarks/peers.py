@@ -159,7 +159,7 @@ def _in_tensorflow(problem, built, jit_compile=False):
 # --- PyTorch ---------------------------------------------------------------------------------
 
 
-def torch_packed(problem, threads):
+def torch_packed(problem, threads, device="cpu"):
     """torch.nn.GRU or LSTM on a PackedSequence, packing and padding included, as it is used."""
     case = problem.case
     if not case.masked:
@@ -173,18 +173,18 @@ def torch_packed(problem, threads):
         packed = rnn.pack_padded_sequence(inputs, lengths, enforce_sorted=False)
         return rnn.pad_packed_sequence(module(packed)[0], total_length=case.time)[0]
 
-    return _in_torch(problem, threads, run)
+    return _in_torch(problem, threads, device, run)
 
 
-def torch_padded(problem, threads):
+def torch_padded(problem, threads, device="cpu"):
     """torch.nn.GRU or LSTM on the padded batch: the state runs on over the padding."""
     if problem.case.masked:
         # Right at real steps, as these come first.
         _needs_right_padding(problem.case)
-    return _in_torch(problem, threads, lambda module, inputs: module(inputs)[0])
+    return _in_torch(problem, threads, device, lambda module, inputs: module(inputs)[0])
 
 
-def _in_torch(problem, threads, run):
+def _in_torch(problem, threads, device, run):
     torch = _import("torch")
     case = problem.case
     if case.cell == "gru_reset_before":
@@ -195,13 +195,13 @@ def _in_torch(problem, threads, run):
     def tensor(array):
         # By way of float32, as NumPy knows no bfloat16; the same numbers.
         if "16" in case.dtype:
-            return torch.from_numpy(array.astype(np.float32)).to(dtype)
-        return torch.from_numpy(np.array(array))
+            return torch.from_numpy(array.astype(np.float32)).to(device, dtype)
+        return torch.from_numpy(np.array(array)).to(device)
 
     # Keras's z, r, h are r, z, n here; an LSTM has Keras's order.
     order = (1, 0, 2) if case.cell == "gru" else (0, 1, 2, 3)
     kind = torch.nn.GRU if case.cell == "gru" else torch.nn.LSTM
-    module = kind(case.features, case.units, dtype=dtype).train(case.training)
+    module = kind(case.features, case.units, dtype=dtype, device=device).train(case.training)
     bias = problem.bias if case.cell == "gru" else [problem.bias, np.zeros_like(problem.bias)]
     values = [problem.kernel.T, problem.recurrent_kernel.T, *bias]
     parameters = [module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0, module.bias_hh_l0]
@@ -216,7 +216,7 @@ def _in_torch(problem, threads, run):
             with torch.inference_mode():
                 return run(module, inputs)
 
-        return Run(forward, lambda y: {"outputs": _batch_major(y.double().numpy())})
+        return Run(forward, lambda y: {"outputs": _batch_major(y.double().cpu().numpy())})
 
     inputs.requires_grad_(True)
     d_outputs = tensor(_time_major(problem.d_outputs))
@@ -224,7 +224,7 @@ def _in_torch(problem, threads, run):
     back = np.argsort(order)
 
     def numbers(gradients):
-        d_inputs, *d_parameters = (g.detach().double().numpy() for g in gradients)
+        d_inputs, *d_parameters = (g.detach().double().cpu().numpy() for g in gradients)
         d_kernel, d_recurrent, *d_bias = (_blocks(g, back, 0) for g in d_parameters)
         d_bias = np.stack(d_bias) if case.cell == "gru" else d_bias[0]
         values = _batch_major(d_inputs), d_kernel.T, d_recurrent.T, d_bias

@@ -1,5 +1,7 @@
 """Arrays on an NVIDIA GPU, taken from and given to other libraries by DLPack."""
 
+import contextlib
+import contextvars
 import functools
 import importlib.util
 from pathlib import Path
@@ -8,6 +10,27 @@ from . import _core
 
 _GPU = (2, 13)  # DLPack's numbers of CUDA memory and CUDA managed memory
 _DEFAULT_STREAM = 1  # of the driver, and of DLPack
+_options = contextvars.ContextVar("masked_rnn.cuda.options", default={})
+
+
+@contextlib.contextmanager
+def options(*, tf32=False, deterministic=False, kernel=""):
+    """How `masked_rnn.numpy` computes on a GPU, for calls inside a `with` block.
+
+    The block holds for its thread (or asyncio task); an inner block takes the place of an outer.
+
+    Args:
+        tf32: products of float32 may round their operands to TF32, on tensor cores.
+        deterministic: a row's bits do not depend on the batch; no product goes to cuBLAS.
+            (They never depend on the run.)
+        kernel: "general", "resident" or "cluster": that one, for tests and benchmarks; "": the
+            best. A call that it cannot do is a ValueError.
+    """
+    token = _options.set({"tf32": tf32, "deterministic": deterministic, "kernel": kernel})
+    try:
+        yield
+    finally:
+        _options.reset(token)
 
 
 def is_on_gpu(array):
@@ -28,25 +51,59 @@ def arrays(names, values, stream):
     return [None if v is None else _array(n, v, number) for n, v in zip(names, values)]
 
 
-def forward(cell, arguments, keep_reserve, stream, **options):
-    """`_core.forward` on what `arrays` gave.
+def mask_of_lengths(lengths, time, like, stream):
+    """The mask [B,T] of rows that have lengths[b] real steps (int [B], 0..T, in CPU memory).
 
-    Options: tf32 and deterministic (bool), kernel ("general", "resident" or "cluster").
+    It is made on the GPU of `like`, a `_core.CudaArray`.
+    """
+    find_libraries()
+    return _core.cuda_mask_of_lengths(
+        lengths.astype("int32"), time, like.device, stream, _number(stream)
+    )
+
+
+def forward(cell, arguments, keep_reserve, stream):
+    """`_core.forward` on what `arrays` gave.
 
     Raises:
         RuntimeError: the driver or a library of NVIDIA's is missing or has failed.
     """
     find_libraries()
     return _core.cuda_forward(
-        (cell, *arguments), keep_reserve, stream, _number(stream), **options
+        (cell, *arguments), keep_reserve, stream, _number(stream), **_options.get()
     )
 
 
-def backward(cell, arguments, reserve, incoming, stream, **options):
-    """`_core.backward` on what `arrays` and `forward` gave; options and errors as there."""
+def backward(cell, arguments, reserve, incoming, stream):
+    """`_core.backward` on what `arrays` and `forward` gave; errors as there."""
     return _core.cuda_backward(
-        (cell, *arguments), reserve, *incoming, stream, _number(stream), **options
+        (cell, *arguments), reserve, *incoming, stream, _number(stream), **_options.get()
     )
+
+
+def kernels(cell, arguments):
+    """The names of the kernels that `forward` and `backward` of these arguments take."""
+    find_libraries()
+    return _core.cuda_kernels((cell, *arguments), **_options.get())
+
+
+def exchange(blocks, cluster, threads, rounds, device, stream):
+    """Queues `rounds` exchanges of a state between blocks, and nothing else, to be timed.
+
+    Args:
+        blocks, threads: of the grid, and of each block.
+        cluster: blocks of a cluster, which pass 16 bytes a thread to each other; 1: all blocks
+            meet at a barrier of the grid.
+        device: the number of the GPU.
+
+    Returns:
+        A `_core.CudaArray`, float32 [blocks * threads]; all are `rounds` if the exchange works.
+
+    Raises:
+        MemoryError: the device cannot hold so many blocks at once.
+    """
+    find_libraries()
+    return _core.cuda_exchange(blocks, cluster, threads, rounds, device, stream, _number(stream))
 
 
 @functools.cache

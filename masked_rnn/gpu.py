@@ -78,7 +78,10 @@ def loaded_shim() -> ctypes.CDLL:
 
 
 def _stamp():
-    return hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
+    """Of all that the compiled file depends on: two builds of one version may differ."""
+    flags = [f for f in tf.sysconfig.get_compile_flags() if not f.startswith("-I")]
+    parts = _SOURCE.read_text(), tf.version.GIT_VERSION, tf.version.COMPILER_VERSION, *flags
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _compile(target):

@@ -3,7 +3,8 @@
 // the headers of the TensorFlow that is there.
 #include "tensorflow/core/framework/device_base.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/platform/stream_executor.h"
+// Not tensorflow/core/platform/stream_executor.h: in 2.19 it needs headers that no wheel brings.
+#include "xla/stream_executor/stream.h"
 
 // A CUstream; null where the context is not a GPU's.
 extern "C" __attribute__((visibility("default"))) void* masked_rnn_stream_of(void* context) {

@@ -18,9 +18,11 @@ real step), or is zero with zero_output_for_mask=True.  What stands at a masked 
 NaN and Inf included, is never read.
 
 Arrays on an NVIDIA GPU (CuPy, PyTorch, anything with `__dlpack__`) are computed with there: all
-arrays of a call are on one device and C-contiguous, the mask is bool or uint8.  The work is queued
-on `stream` and the call returns; results are arrays with `__dlpack__`, for `torch.from_dlpack` or
-`cupy.from_dlpack`.  The driver, and libraries that TensorFlow, PyTorch and CuPy bring, suffice.
+arrays of a call are on one device and C-contiguous, the mask is bool or uint8; sequence_length
+alone is in CPU memory.  The work is queued on `stream` and the call returns; results are arrays
+with `__dlpack__`, for `torch.from_dlpack` or `cupy.from_dlpack`.  The driver, and libraries that
+TensorFlow, PyTorch and CuPy bring, suffice.  `with masked_rnn.cuda.options(tf32=True):` around a
+call lets float32 products run on tensor cores.
 """
 
 from typing import Any, NamedTuple
@@ -236,9 +238,11 @@ def _arguments(
         missing = next(n for n, array in zip(_NAMES[cell], arrays) if array is None)
         raise ValueError(f"{missing} is None, needed: an array")
     if type(inputs) is not _ndarray and cuda.is_on_gpu(inputs):
-        if sequence_length is not None:
-            raise ValueError("sequence_length is given with arrays on a GPU, needed: a mask there")
         *arrays, mask = cuda.arrays((*_NAMES[cell], "mask"), (*arrays, mask), stream)
+        if sequence_length is not None:
+            batch, time = _one_mask(arrays[0], mask, sequence_length)
+            lengths = _lengths(sequence_length, batch, time)
+            mask = cuda.mask_of_lengths(lengths, time, arrays[0], stream)
     else:
         if stream is not None:
             raise ValueError("stream is given with arrays in CPU memory, needed: None")
@@ -403,13 +407,9 @@ def _activation(argument, name):
 
 def _real_steps(inputs, mask, sequence_length):
     """bool [B,T], True = real step."""
-    if mask is not None and sequence_length is not None:
-        raise ValueError("mask and sequence_length are both given, needed: at most one of them")
-    if inputs.ndim != 3:
-        raise ValueError(f"inputs has shape {_shape(inputs)}, needed: [batch,time,features]")
-    batch, time, _ = inputs.shape
+    batch, time = _one_mask(inputs, mask, sequence_length)
     if mask is None:
-        return _steps_of_length(sequence_length, batch, time)
+        return np.arange(time) < _lengths(sequence_length, batch, time)[:, None]
     if type(mask) is not _ndarray:
         mask = _as_array("mask", mask)
     if mask.shape != (batch, time) and mask.shape != (batch, time, 1):
@@ -426,7 +426,17 @@ def _real_steps(inputs, mask, sequence_length):
     return np.ascontiguousarray(mask.reshape(batch, time))
 
 
-def _steps_of_length(sequence_length, batch, time):
+def _one_mask(inputs, mask, sequence_length):
+    """(B, T), the shape of the mask."""
+    if mask is not None and sequence_length is not None:
+        raise ValueError("mask and sequence_length are both given, needed: at most one of them")
+    if len(inputs.shape) != 3:
+        raise ValueError(f"inputs has shape {_shape(inputs)}, needed: [batch,time,features]")
+    return inputs.shape[:2]
+
+
+def _lengths(sequence_length, batch, time):
+    """int [B]"""
     lengths = _as_array("sequence_length", sequence_length)
     if lengths.shape != (batch,):
         raise ValueError(
@@ -440,7 +450,7 @@ def _steps_of_length(sequence_length, batch, time):
             f"sequence_length[{wrong[0]}] is {lengths[wrong[0]]}, needed: 0 to {time}, "
             "the number of time steps"
         )
-    return np.arange(time) < lengths[:, None]
+    return lengths
 
 
 def _shape(array):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -325,3 +326,35 @@ def test_numpy_functions_on_gpu_arrays(built, tmp_path_factory, pools):
     command = [sys.executable, str(ROOT / "tests/cuda/numpy_on_gpu.py"), *unless_pools]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+# --- every kernel that nvcc compiles, by NVRTC: minutes, so only when asked for ------------------
+
+AT_ONCE = 12  # kernels of one process
+
+
+@pytest.mark.skipif(not os.environ.get("MASKED_RNN_EVERY_KERNEL"), reason="takes minutes")
+@pytest.mark.parametrize("library", NVRTC, ids=lambda library: library.name)
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a", "sm_100"])
+def test_every_kernel_compiles(built, library, architecture):
+    """MASKED_RNN_EVERY_KERNEL=1, after `make cuda-check`, whose kernels these are."""
+    script = ROOT / "benchmarks/cuda_report.py"
+    listed = subprocess.run(
+        [sys.executable, script, "--names", architecture], check=True, capture_output=True, text=True
+    )
+    names = listed.stdout.splitlines()
+    version = library.suffix[1:] + "000"
+
+    def compiled(names):
+        command, environment = command_and_environment(
+            built, "off", "embedded", re.search(r"\d+", architecture)[0], *names,
+            FAKE_CUDA_VERSION=version, LD_LIBRARY_PATH=f"{built}/fake_driver.cc:{library.parent}",
+        )
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert "error: " not in done.stdout, done.stdout
+        return [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
+
+    groups = [names[first : first + AT_ONCE] for first in range(0, len(names), AT_ONCE)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = [size for group in pool.map(compiled, groups) for size in group]
+    assert len(sizes) == len(names) > 140 and min(sizes) > 1000

@@ -1,6 +1,8 @@
 """What TensorFlow's GPUs need, as far as it can be seen without one."""
 
+import ctypes
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +96,24 @@ def test_the_shim_compiles_once_for_this_tensorflow_and_loads(monkeypatch, tmp_p
     assert tf.__version__ in file.name
     monkeypatch.setattr(gpu, "_compile", pytest.fail)
     assert gpu.loaded_shim().masked_rnn_stream_of
+    monkeypatch.setattr(gpu, "_compile", lambda target: target.write_text("another"))
+    monkeypatch.setattr(tf.version, "GIT_VERSION", "another build of this version")
+    with pytest.raises(OSError, match="invalid ELF header|file too short"):
+        gpu.loaded_shim()
+
+
+@pytest.mark.skipif(
+    tuple(map(int, tf.__version__.split(".")[:2])) < (2, 18), reason="its streams are other classes"
+)
+def test_the_shim_finds_the_stream_of_a_context(monkeypatch, tmp_path):
+    """On contexts made with this TensorFlow's headers, as its GPU device makes them."""
+    source = Path(__file__).parent / "cuda/stream_of_test.cc"
+    monkeypatch.setattr(gpu, "_SOURCE", source)
+    gpu._compile(tmp_path / "stream_of.so")
+    stream_of = ctypes.CDLL(str(tmp_path / "stream_of.so")).stream_of_context
+    stream_of.restype, stream_of.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+    assert stream_of(2, 0x1230) == 0x1230
+    assert stream_of(0, 0x1230) is None and stream_of(1, 0x1230) is None
 
 
 def test_a_shim_that_cannot_be_made_is_said_once_and_is_no_error(monkeypatch):

@@ -1,7 +1,9 @@
 # The CUDA part compiled for the CPU shim (csrc/cusim):
 #   _cusim                   a Python module with forward and backward like _core's
 #   libmasked_rnn_cusim.so   the TensorFlow ops, whose CPU kernels are the CUDA ones on the shim
-# Both stay in the build folder.
+#   driver/                  libcuda.so.1, libnvrtc.so.12 and libcublas.so.12 of a GPU that is the
+#                            shim: what loads them first runs the package as it is, kernels too
+# All stay in the build folder.
 
 # -O1: the tests' arrays are small, and templates take long to compile.
 string(REPLACE "-O3" "-O1" CMAKE_CXX_FLAGS_RELEASE "${CMAKE_CXX_FLAGS_RELEASE}")
@@ -50,3 +52,15 @@ add_library(masked_rnn_cusim SHARED ${cusim_ops})
 target_compile_definitions(masked_rnn_cusim PRIVATE MASKED_RNN_CUSIM)
 target_link_libraries(masked_rnn_cusim PRIVATE cusim tensorflow_framework_stub)
 target_link_options(masked_rnn_cusim PRIVATE ${all_symbols_found})
+
+function(cusim_library name version)
+  add_library(cusim_${name} SHARED ${ARGN})
+  target_include_directories(cusim_${name} PRIVATE csrc csrc/core)
+  set_target_properties(cusim_${name} PROPERTIES OUTPUT_NAME ${name} SOVERSION ${version}
+                        LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/driver)
+endfunction()
+cusim_library(cuda 1 tests/cuda/fake_driver.cc csrc/cusim/driver.cc)
+target_link_libraries(cusim_cuda PRIVATE cusim)
+cusim_library(nvrtc 12 tests/cuda/fake_nvrtc.cc)
+cusim_library(cublas 12 tests/cuda/fake_cublas.cc)
+add_custom_target(cusim_driver DEPENDS cusim_cuda cusim_nvrtc cusim_cublas)

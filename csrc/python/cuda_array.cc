@@ -5,7 +5,6 @@
 #include "dlpack.h"
 #include "error.h"
 #include "gil.h"
-#include "names.h"
 
 namespace masked_rnn::python {
 namespace {
@@ -30,9 +29,11 @@ const TypeName& type_named(const std::string& name) {
 
 bool is_contiguous(const dlpack::Tensor& tensor) {
   if (!tensor.strides) return true;
+  for (int i = 0; i < tensor.dimensions; ++i) {
+    if (tensor.shape[i] == 0) return true;
+  }
   int64_t expected = 1;
   for (int i = tensor.dimensions - 1; i >= 0; --i) {
-    if (tensor.shape[i] == 0) return true;
     if (tensor.shape[i] != 1 && tensor.strides[i] != expected) return false;
     expected *= tensor.shape[i];
   }
@@ -109,9 +110,9 @@ CudaArray CudaArray::from_capsule(const std::string& argument, const py::capsule
   return array;
 }
 
-CudaArray::CudaArray(const cuda::DriverDevice& device, DType dtype, std::vector<int64_t> shape,
-                     cuda::Stream stream, py::object keep_alive)
-    : shape_(std::move(shape)), dtype_(name_of(dtype)), ordinal_(device.ordinal()) {
+CudaArray::CudaArray(const cuda::DriverDevice& device, std::string dtype,
+                     std::vector<int64_t> shape, cuda::Stream stream, py::object keep_alive)
+    : shape_(std::move(shape)), dtype_(std::move(dtype)), ordinal_(device.ordinal()) {
   memory_ = std::make_shared<Own>(device, size_t(bytes()), stream, std::move(keep_alive));
 }
 

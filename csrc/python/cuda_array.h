@@ -17,8 +17,9 @@ class CudaArray {
  public:
   // What a producer's `__dlpack__` gave. Throws InvalidArgument, in `argument`'s name.
   static CudaArray from_capsule(const std::string& argument, const py::capsule& capsule);
-  // New memory, for the use of `stream`; `keep_alive` is the stream's Python object.
-  CudaArray(const cuda::DriverDevice& device, DType dtype, std::vector<int64_t> shape,
+  // New memory, for the use of `stream`; `keep_alive` is the stream's Python object. `dtype` as
+  // NumPy spells it.
+  CudaArray(const cuda::DriverDevice& device, std::string dtype, std::vector<int64_t> shape,
             cuda::Stream stream, py::object keep_alive);
 
   void* data() const { return memory_->data; }

@@ -4,13 +4,12 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <optional>
 
 #include "check.h"
 #include "cuda/rnn.h"
 #include "cuda/shared_library.h"
-#include "cuda_array.h"
+#include "cuda_target.h"
 #include "error.h"
 #include "gil.h"
 #include "names.h"
@@ -25,37 +24,6 @@ Shape shape_of(const Optional& array) {
   return {true, array->shape()};
 }
 
-// The queue that a call goes to.
-struct Target {
-  Target(int ordinal, py::object stream_object, uintptr_t stream_number)
-      : device(cuda::DriverDevice::of_ordinal(ordinal)),
-        stream(reinterpret_cast<cuda::Stream>(stream_number)),
-        keep_alive(std::move(stream_object)) {}
-
-  CudaArray array(DType dtype, const std::vector<int64_t>& shape) const {
-    return CudaArray(device, dtype, shape, stream, keep_alive);
-  }
-
-  const cuda::DriverDevice& device;
-  const cuda::Stream stream;
-  const py::object keep_alive;
-};
-
-// Memory for the time of a call, in the order of its stream.
-class Workspace {
- public:
-  Workspace(const Target& target, int64_t bytes)
-      : target_(target), data_(target.device.allocate(size_t(bytes), target.stream)) {}
-  ~Workspace() { target_.device.free(data_, target_.stream); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  void* data() const { return data_; }
-
- private:
-  const Target& target_;
-  void* const data_;
-};
-
 // The arguments that forward and backward share: those of `_core.forward`.
 struct Arguments {
   std::string cell;
@@ -64,7 +32,6 @@ struct Arguments {
   std::string activation, recurrent_activation;
   bool go_backwards, zero_output_for_mask, return_sequences;
   int ordinal = 0;
-  DType dtype = DType::kFloat32;
 
   explicit Arguments(const py::tuple& given) {
     size_t at = 0;
@@ -82,7 +49,6 @@ struct Arguments {
     take(zero_output_for_mask);
     take(return_sequences);
     ordinal = inputs->ordinal();
-    dtype = dtype_from_name(inputs->dtype());
   }
 
   // The memory of an array like the inputs; null where it is absent.
@@ -99,7 +65,7 @@ struct Arguments {
   Problem problem() const {
     Problem p;
     p.cell = cell_from_name(cell);
-    p.dtype = dtype;
+    p.dtype = dtype_from_name(inputs->dtype());
     p.activation = activation_from_name("activation", activation);
     p.recurrent_activation = activation_from_name("recurrent_activation", recurrent_activation);
     p.go_backwards = go_backwards;
@@ -140,27 +106,36 @@ struct Arguments {
 
 std::vector<int64_t> state_shape(const Problem& p) { return {p.batch, p.units}; }
 
+// The names of the kernels that forward and backward of such a call take.
+py::tuple kernels(const py::tuple& given, bool tf32, bool deterministic,
+                  const std::string& kernel) {
+  const Arguments arguments(given);
+  const cuda::Plan plan(cuda::DriverDevice::of_ordinal(arguments.ordinal), arguments.problem(),
+                        {tf32, deterministic, kernel, 0});
+  return py::make_tuple(plan.forward_kernel(), plan.backward_kernel());
+}
+
 py::tuple forward(const py::tuple& given, bool keep_reserve, const py::object& stream_object,
                   uintptr_t stream, bool tf32, bool deterministic, const std::string& kernel) {
   const Arguments arguments(given);
   const Problem problem = arguments.problem();
   const Target target(arguments.ordinal, stream_object, stream);
   const cuda::Plan plan(target.device, problem, {tf32, deterministic, kernel, 0});
-  Optional outputs = target.array(problem.dtype,
-                                  problem.return_sequences
-                                      ? std::vector<int64_t>{problem.batch, problem.time,
-                                                             problem.units}
-                                      : state_shape(problem));
-  Optional state_h = target.array(problem.dtype, state_shape(problem)), state_c, reserve;
+  const auto array = [&](const std::vector<int64_t>& shape) {
+    return target.array(arguments.inputs->dtype(), shape);
+  };
+  std::vector<int64_t> outputs_shape = state_shape(problem);
+  if (problem.return_sequences) outputs_shape.insert(outputs_shape.begin() + 1, problem.time);
+  Optional outputs = array(outputs_shape), state_h = array(state_shape(problem)), state_c, reserve;
   ForwardResults results;
   results.outputs = outputs->data();
   results.state_h = state_h->data();
   if (problem.cell == Cell::kLstm) {
-    state_c = target.array(problem.dtype, state_shape(problem));
+    state_c = array(state_shape(problem));
     results.state_c = state_c->data();
   }
-  if (keep_reserve) {  // its type means nothing: bytes, in the smallest that an array can have
-    reserve = target.array(DType::kFloat16, {(plan.reserve_bytes() + 1) / 2});
+  if (keep_reserve) {
+    reserve = target.array("uint8", {plan.reserve_bytes()});
     results.reserve = reserve->data();
   }
   {
@@ -180,27 +155,29 @@ py::tuple backward(const py::tuple& given, const CudaArray& reserve, const Optio
   check_gradient_shapes({shape_of(d_outputs), shape_of(d_state_h), shape_of(d_state_c)}, problem);
   const Target target(arguments.ordinal, stream_object, stream);
   const cuda::Plan plan(target.device, problem, {tf32, deterministic, kernel, 0});
-  // The array may be a byte longer than what was kept.
-  plan.check_reserve(reserve.data(), std::min<int64_t>(plan.reserve_bytes(), reserve.bytes()));
+  plan.check_reserve(reserve.data(), reserve.bytes());
   BackwardArrays arrays;
   arrays.reserve = reserve.data();
   arrays.d_outputs = arguments.data("d_outputs", d_outputs);
   arrays.d_state_h = arguments.data("d_state (h)", d_state_h);
   arrays.d_state_c = arguments.data("d_state (c)", d_state_c);
-  Optional d_inputs = target.array(problem.dtype, arguments.inputs->shape()),
-           d_kernel = target.array(problem.dtype, arguments.kernel->shape()),
-           d_recurrent_kernel = target.array(problem.dtype, arguments.recurrent_kernel->shape()),
-           d_initial_h = target.array(problem.dtype, state_shape(problem)), d_bias, d_initial_c;
+  const auto array = [&](const std::vector<int64_t>& shape) {
+    return target.array(arguments.inputs->dtype(), shape);
+  };
+  Optional d_inputs = array(arguments.inputs->shape()),
+           d_kernel = array(arguments.kernel->shape()),
+           d_recurrent_kernel = array(arguments.recurrent_kernel->shape()),
+           d_initial_h = array(state_shape(problem)), d_bias, d_initial_c;
   arrays.d_inputs = d_inputs->data();
   arrays.d_kernel = d_kernel->data();
   arrays.d_recurrent_kernel = d_recurrent_kernel->data();
   arrays.d_initial_h = d_initial_h->data();
   if (arguments.bias) {
-    d_bias = target.array(problem.dtype, arguments.bias->shape());
+    d_bias = array(arguments.bias->shape());
     arrays.d_bias = d_bias->data();
   }
   if (problem.cell == Cell::kLstm) {
-    d_initial_c = target.array(problem.dtype, state_shape(problem));
+    d_initial_c = array(state_shape(problem));
     arrays.d_initial_c = d_initial_c->data();
   }
   {
@@ -249,6 +226,9 @@ void define_cuda_calls(py::module_& m) {
         py::arg("d_outputs"), py::arg("d_state_h"), py::arg("d_state_c"),
         py::arg("stream_object"), py::arg("stream"), py::arg("tf32") = false,
         py::arg("deterministic") = false, py::arg("kernel") = "");
+  m.def("cuda_kernels", &kernels, py::arg("arguments"), py::arg("tf32") = false,
+        py::arg("deterministic") = false, py::arg("kernel") = "",
+        "The names of the kernels that forward and backward take.");
   m.def("cuda_unusable_because", &cuda::unusable_because,
         "\"\" where GPUs can be used, else what is missing.");
   m.def("cuda_cache_folder", &cuda::DiskCache::default_folder,

@@ -2,6 +2,7 @@
 
 #include "calls.h"
 #include "cuda_calls.h"
+#include "cuda_kernels.h"
 #include "names.h"
 #include "rnn.h"
 #include "threads.h"
@@ -27,6 +28,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "The kernels on NumPy arrays; see masked_rnn.numpy for the public functions.";
   define_calls<Plan>(m);
   define_cuda_calls(m);
+  define_cuda_kernels(m);
   m.def("kernels", &kernel_list, "Every kernel this machine can run: cell, dtype, isa.");
   m.def("activations", &activation_names, "Names of the activations that the kernels know.");
   m.def("isa", &chosen_isa, "The instruction set in use.");

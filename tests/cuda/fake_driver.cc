@@ -1,5 +1,6 @@
-// A libcuda.so.1 without a GPU: device memory is the host's, launches are written to a log and not
-// run, and any function can be made to fail. Built by tests/test_cuda_device.py.
+// A libcuda.so.1 without a GPU: device memory is the host's, launches are written to a log, and any
+// function can be made to fail. Alone, as tests/test_cuda_device.py builds it, it runs no kernel;
+// together with csrc/cusim/driver.cc, as CMake does, launches run on the CPU shim.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -9,8 +10,13 @@
 #include <string>
 
 #include "core/cuda/api.h"
+#include "core/cuda/device.h"
+#include "core/error.h"
 
 using namespace masked_rnn::cuda::api;
+
+// The device that runs kernels, in csrc/cusim/driver.cc; null where that is not linked.
+__attribute__((weak)) const masked_rnn::cuda::Device* emulated_device();
 
 namespace {
 
@@ -19,7 +25,11 @@ std::string log_text;
 std::map<std::string, int> failures;  // of a function: the result of its next call
 std::set<void*> allocated;
 thread_local CUcontext current = nullptr;
+thread_local std::string launch_error;  // what the emulated device said last
 int primary_context, device_pool;
+
+// CUdevice_attribute: those that benchmarks/on_gpu/devices.py asks for besides.
+enum { kClockKhz = 13, kMemoryClockKhz = 36, kBusBits = 37, kSharedBytes = 81, kRegisters = 82 };
 
 int environment(const char* name, int otherwise) {
   const char* text = std::getenv(name);
@@ -61,19 +71,32 @@ CUresult release(CUdeviceptr memory) {
   return CUDA_SUCCESS;
 }
 
-void log_launch(const char* what, const CUlaunchConfig* c, CUfunction function, CUstream stream) {
-  unsigned cluster = 1, cooperative = 0;
+const masked_rnn::cuda::Device* emulated() {
+  return emulated_device == nullptr ? nullptr : emulated_device();
+}
+
+masked_rnn::cuda::Launch launch_of(const CUlaunchConfig* c) {
+  masked_rnn::cuda::Launch launch;
+  launch.grid = {c->gridDimX, c->gridDimY, c->gridDimZ};
+  launch.block = {c->blockDimX, c->blockDimY, c->blockDimZ};
+  launch.shared_bytes = c->sharedMemBytes;
   for (unsigned i = 0; i < c->numAttrs; ++i) {
     if (c->attrs[i].id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) {
-      cluster = c->attrs[i].value.clusterDim.x;
+      launch.cluster = c->attrs[i].value.clusterDim.x;
     }
     if (c->attrs[i].id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE) {
-      cooperative = unsigned(c->attrs[i].value.cooperative);
+      launch.cooperative = c->attrs[i].value.cooperative != 0;
     }
   }
+  return launch;
+}
+
+void log_launch(const char* what, const CUlaunchConfig* c, CUfunction function, CUstream stream) {
+  const masked_rnn::cuda::Launch launch = launch_of(c);
   log("%s %s grid %u,%u,%u block %u,%u,%u shared %u cluster %u cooperative %u stream %p", what,
       static_cast<const char*>(function), c->gridDimX, c->gridDimY, c->gridDimZ, c->blockDimX,
-      c->blockDimY, c->blockDimZ, c->sharedMemBytes, cluster, cooperative, stream);
+      c->blockDimY, c->blockDimZ, c->sharedMemBytes, launch.cluster, unsigned(launch.cooperative),
+      stream);
 }
 
 }  // namespace
@@ -114,7 +137,8 @@ API CUresult cuGetErrorName(CUresult result, const char** name) {
 API CUresult cuGetErrorString(CUresult result, const char** text) {
   *text = result == CUDA_ERROR_OUT_OF_MEMORY ? "out of memory"
           : result == CUDA_ERROR_NO_DEVICE   ? "no CUDA-capable device is detected"
-                                             : "an error of the test";
+          : launch_error.empty()             ? "an error of the test"
+                                             : launch_error.c_str();
   return CUDA_SUCCESS;
 }
 API CUresult cuDeviceGetCount(int* count) {
@@ -126,18 +150,24 @@ API CUresult cuDeviceGet(CUdevice* device, int ordinal) {
   return CUDA_SUCCESS;
 }
 API CUresult cuDeviceGetName(char* name, int size, CUdevice) {
-  std::snprintf(name, size_t(size), "Fake GPU");
+  std::snprintf(name, size_t(size), "%s", emulated() ? emulated()->info().name.c_str() : "Fake GPU");
   return CUDA_SUCCESS;
 }
 API CUresult cuDeviceGetAttribute(int* value, int which, CUdevice) {
-  const int capability = environment("FAKE_CUDA_CAPABILITY", 90);
+  const int capability =
+      emulated() ? emulated()->info().capability : environment("FAKE_CUDA_CAPABILITY", 90);
   *value = which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR   ? capability / 10
            : which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? capability % 10
-           : which == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT     ? 132
+           : which == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+               ? (emulated() ? emulated()->info().multiprocessors : 132)
            : which == CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE            ? 50 << 20
            : which == CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
                ? environment("FAKE_CUDA_POOLS", 1)
            : which == CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN ? 227 << 10
+           : which == kClockKhz || which == kMemoryClockKhz                 ? 1000000
+           : which == kBusBits                                              ? 1024
+           : which == kSharedBytes                                          ? 228 << 10
+           : which == kRegisters                                            ? 65536
                                                                             : -1;
   return CUDA_SUCCESS;
 }
@@ -189,16 +219,34 @@ API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function,
   if (!current) return 201;  // CUDA_ERROR_INVALID_CONTEXT
   log_launch("launch", config, function, config->hStream);
   if (arguments) log("argument %lld", *static_cast<long long*>(arguments[0]));
-  return CUDA_SUCCESS;
+  if (!emulated()) return CUDA_SUCCESS;
+  try {
+    emulated()->launch(static_cast<const char*>(function), launch_of(config), arguments,
+                       config->hStream);
+    return CUDA_SUCCESS;
+  } catch (const masked_rnn::ResourceExhausted& error) {
+    launch_error = error.what();
+    return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+  } catch (const std::exception& error) {
+    launch_error = error.what();
+    return 719;  // CUDA_ERROR_LAUNCH_FAILED
+  }
 }
-API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* count, CUfunction, int threads,
-                                                         size_t) {
+API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* count, CUfunction function,
+                                                         int threads, size_t shared_bytes) {
   *count = 2048 / threads;
+  if (emulated()) {
+    masked_rnn::cuda::Launch launch;
+    launch.block[0] = unsigned(threads);
+    launch.shared_bytes = unsigned(shared_bytes);
+    *count = emulated()->resident(static_cast<const char*>(function), launch) /
+             emulated()->info().multiprocessors;
+  }
   return CUDA_SUCCESS;
 }
 API CUresult cuOccupancyMaxActiveClusters(int* count, CUfunction f, const CUlaunchConfig* config) {
   log_launch("occupancy", config, f, nullptr);
-  *count = 7;
+  *count = emulated() ? emulated()->resident(static_cast<const char*>(f), launch_of(config)) : 7;
   return CUDA_SUCCESS;
 }
 API CUresult cuMemsetD8Async(CUdeviceptr memory, unsigned char value, size_t bytes, CUstream) {

@@ -2,11 +2,15 @@
 
 import ctypes
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import masked_rnn.numpy as rnn
+
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks.on_gpu.emulated import OnGpu
 
 B, T, I, H = 3, 5, 4, 6
 fake = ctypes.CDLL("libcuda.so.1")
@@ -15,27 +19,6 @@ fake.fake_log.restype = ctypes.c_char_p
 
 def log():
     return fake.fake_log().decode().splitlines()
-
-
-class OnGpu:
-    """A NumPy array that says it is on a GPU: its capsule is made by ctypes from NumPy's."""
-
-    def __init__(self, array, ordinal=0, device=2):
-        self.array, self.ordinal, self.device = array, ordinal, device
-        self.streams = []
-
-    def __dlpack_device__(self):
-        return self.device, self.ordinal
-
-    def __dlpack__(self, stream=None):
-        self.streams.append(stream)
-        capsule = self.array.__dlpack__()
-        ctypes.pythonapi.PyCapsule_GetPointer.restype = ctypes.c_void_p
-        ctypes.pythonapi.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-        managed = ctypes.pythonapi.PyCapsule_GetPointer(capsule, b"dltensor")
-        device = (ctypes.c_int32 * 2).from_address(managed + 8)
-        device[:] = self.device, self.ordinal
-        return capsule
 
 
 def problem(dtype=np.float32, gates=3):
@@ -131,7 +114,11 @@ def test_streams(stream, number):
         (dict(mask=OnGpu(np.ones((B, T), np.float32))), "mask has dtype float32, needed: bool"),
         (dict(mask=OnGpu(np.ones((B, T), np.int32))), "mask has a dtype of 32 bits"),
         (dict(mask=OnGpu(np.ones((T, B), bool))), "mask"),
-        (dict(sequence_length=[1, 2, 3]), "sequence_length is given with arrays on a GPU"),
+        (dict(sequence_length=[1, 2]), r"sequence_length has shape \[2\], needed: \[batch\] = \[3\]"),
+        (dict(sequence_length=[1, 6, 3]), r"sequence_length\[1\] is 6, needed: 0 to 5"),
+        (dict(sequence_length=[1.0, 2, 3]), "sequence_length has dtype float64, needed: integers"),
+        (dict(sequence_length=OnGpu(np.ones(B, np.int32))), "sequence_length .*in CPU memory"),
+        (dict(sequence_length=[1, 2, 3], mask=OnGpu(np.ones((B, T), bool))), "both given"),
         (dict(stream="fast"), "stream is 'fast'"),
     ],
 )  # fmt: skip

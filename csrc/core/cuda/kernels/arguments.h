@@ -31,6 +31,25 @@ struct CountSteps { Call call; };
 struct SortRows { Call call; };
 struct AddUpSteps { Call call; };
 
+// A mask from the rows' lengths, which travel in the arguments: they are then read before the
+// launch returns, without a copy to be waited for.
+constexpr int kLengthsOfLaunch = 256;
+struct MaskOfLengths {
+  uint8_t* mask;  // [rows,T]
+  int64_t time;
+  int32_t rows;
+  int32_t length[kLengthsOfLaunch];
+};
+
+// Rounds in which every thread takes its neighbour block's words of the round before and adds one,
+// and nothing else: what it costs at least to pass a step's state on.
+struct ExchangeRounds {
+  float* words;       // [2][blocks * threads], zero: where blocks of a grid leave theirs
+  unsigned* arrived;  // zero
+  float* result;      // [blocks * threads]
+  int32_t rounds;
+};
+
 struct ConvertWeights {  // to[i] = from[i]
   const void* from;      // storage
   void* to;

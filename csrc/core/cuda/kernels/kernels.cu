@@ -11,6 +11,8 @@ using uint32_t = unsigned int;
 using uint64_t = unsigned long long;
 #endif
 
+#include "exchange.cuh"
+#include "lengths.cuh"
 #include "product.cuh"
 #include "resident.cuh"
 #include "rows.cuh"

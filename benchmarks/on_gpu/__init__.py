@@ -1,0 +1,1 @@
+"""The parts of benchmarks/gpu.py: devices, floors, and what is checked and timed."""
