@@ -17,7 +17,7 @@ help:
 	@echo 'make build   compile the libraries into masked_rnn/, for work on this folder'
 	@echo 'make cusim   compile the CUDA kernels for the CPU; prints the op library that runs them'
 	@echo 'make cuda-check  see that nvcc compiles every kernel for every GPU'
-	@echo 'make sanitize  run the native code under sanitizers (about N minutes)'
+	@echo 'make sanitize  run the native code under sanitizers (about 15 minutes)'
 	@echo 'make aarch64  build the core for ARM and test it in an emulator'
 	@echo 'make clean   remove .venv and everything built'
 
