@@ -7,7 +7,7 @@ PIP = $(VENV)/bin/pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml CMakeLists.txt README.md masked_rnn/py.typed \
            $(shell find csrc -type f) $(shell find masked_rnn -name '*.py')
 
-.PHONY: help demo test bench build cusim cusim-module cuda-check clean tools
+.PHONY: help demo test bench build cusim cusim-module cuda-check sanitize aarch64 clean tools
 .PHONY: wheel check-wheel matrix
 .NOTPARALLEL:
 
@@ -21,6 +21,8 @@ help:
 	@echo 'make matrix  run that with every TensorFlow from 2.16 on, old and new Keras (an hour)'
 	@echo 'make cusim   compile the CUDA kernels for the CPU; prints the op library that runs them'
 	@echo 'make cuda-check  see that nvcc compiles every kernel for every GPU'
+	@echo 'make sanitize  run the native code under sanitizers (about 15 minutes)'
+	@echo 'make aarch64  build the core for ARM and test it in an emulator'
 	@echo 'make clean   remove .venv and everything built'
 
 # The demo runs from inside .venv, so that Python imports the installed package, not this folder.
@@ -97,6 +99,23 @@ matrix: $(VENV)/installed-matrix-tools
 	@test -e dist/*.whl || $(MAKE) wheel
 	@$(VENV)/bin/python tests/matrix.py dist/*.whl $(MATRIX)
 
+# GOALS and more for tests/sanitize.mk: make sanitize GOALS=core
+sanitize: $(VENV)/installed-test $(VENV)/installed-cmake
+	@$(MAKE) -f tests/sanitize.mk -j4 --output-sync=target VENV='$(VENV)' $(GOALS)
+
+# The core with Debian's cross compiler, and its tests (tests/core) in QEMU.
+aarch64: $(VENV)/installed-cmake
+	@missing=; \
+	command -v aarch64-linux-gnu-g++ >/dev/null || missing=' g++-aarch64-linux-gnu'; \
+	command -v qemu-aarch64 >/dev/null || missing="$$missing qemu-user"; \
+	$(SAY_WHAT_IS_MISSING)
+	@mkdir -p build && PATH="$(abspath $(VENV))/bin:$$PATH" && \
+	cmake -S . -B build/aarch64 -G Ninja -DMASKED_RNN_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux \
+	      -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+	      -DCMAKE_DISABLE_FIND_PACKAGE_Python=ON >build/aarch64.log && \
+	cmake --build build/aarch64 --target core_test && \
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/tests/core/core_test
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache masked_rnn_demo.png masked_rnn/*.so
 	find masked_rnn tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
@@ -122,6 +141,11 @@ $(VENV)/installed-matrix-tools: | $(VENV)/bin/pip
 $(VENV)/bin/pip: | tools
 	$(PYTHON) -m venv $(VENV)
 
+SAY_WHAT_IS_MISSING = if [ "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] && sudo= || sudo='sudo '; \
+	  echo "Missing on this machine. To install it, type: $${sudo}apt install$$missing" >&2; exit 1; \
+	fi
+
 # Names, in one apt line, what a fresh machine lacks.
 tools:
 	@missing=; \
@@ -134,7 +158,4 @@ tools:
 	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	fi; \
 	command -v $(CXX) >/dev/null || missing="$$missing g++"; \
-	if [ "$$missing" ]; then \
-	  [ "$$(id -u)" = 0 ] && sudo= || sudo='sudo '; \
-	  echo "Missing on this machine. To install it, type: $${sudo}apt install$$missing" >&2; exit 1; \
-	fi
+	$(SAY_WHAT_IS_MISSING)

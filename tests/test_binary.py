@@ -215,7 +215,7 @@ def test_isa_objects_define_their_table_and_nothing_else():
     objects = [
         path
         for path in Path(os.environ["MASKED_RNN_BUILD"]).rglob("kernels.cc.o")
-        if re.search(r"(generic|avx2|avx512)_(float|double)", path.as_posix())
+        if re.search(r"(generic|neon|avx2|avx512)_(float|double)", path.as_posix())
     ]
     assert objects
     for path in objects:

@@ -83,7 +83,7 @@ def rows_of(results, rows):
 
 def test_table_has_every_cell_and_dtype_on_every_isa():
     isas = {isa for _, _, isa in KERNELS}
-    assert "generic" in isas and _core.isa() in isas
+    assert isas & {"generic", "neon"} and _core.isa() in isas
     # A set with products of bfloat16 has rows for that dtype only.
     assert set(KERNELS) == {
         (c, d, i)

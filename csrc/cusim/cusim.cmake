@@ -28,6 +28,9 @@ endforeach()
 add_library(cusim STATIC ${cusim_sources} csrc/cusim/device.cc csrc/cusim/plan.cc
             csrc/cusim/kernel_instances.cc $<TARGET_OBJECTS:cusim_scheduler>)
 target_include_directories(cusim PUBLIC csrc csrc/core)
+if(MASKED_RNN_SANITIZE MATCHES "address")
+  target_compile_definitions(cusim PRIVATE MASKED_RNN_POISON)  # see core/cuda/memory.h
+endif()
 
 # The kernels, a file for each storage type.
 function(cusim_kernels storage)

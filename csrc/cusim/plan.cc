@@ -1,5 +1,9 @@
 #include "plan.h"
 
+#if defined(MASKED_RNN_POISON)
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 
@@ -16,6 +20,13 @@ namespace {
 
 void poison(void* array, int64_t bytes) {
   if (array != nullptr && bytes > 0) std::memset(array, 0xff, static_cast<size_t>(bytes));
+}
+
+// The caller may copy the reserve as a whole.
+void allow([[maybe_unused]] const void* reserve, [[maybe_unused]] int64_t bytes) {
+#if defined(MASKED_RNN_POISON)
+  if (reserve != nullptr) ASAN_UNPOISON_MEMORY_REGION(reserve, bytes);
+#endif
 }
 
 std::string variable(const char* name) {
@@ -55,6 +66,7 @@ void Plan::forward(const ForwardResults& results) const {
   poison(results.reserve, reserve_bytes());
   const Memory workspace(plan_.forward_workspace_bytes(results.reserve != nullptr));
   plan_.forward(results, workspace.data(), nullptr);
+  allow(results.reserve, reserve_bytes());
 }
 
 void Plan::backward(const BackwardArrays& arrays) const {
@@ -69,6 +81,7 @@ void Plan::backward(const BackwardArrays& arrays) const {
   poison(arrays.d_initial_c, p.batch * p.units * element);
   const Memory workspace(plan_.backward_workspace_bytes());
   plan_.backward(arrays, workspace.data(), nullptr);
+  allow(arrays.reserve, reserve_bytes());
 }
 
 }  // namespace cusim

@@ -1,7 +1,9 @@
 #include "dispatch.h"
 
 #include <cstdlib>
+#include <iterator>
 #include <string>
+#include <string_view>
 
 #include "../error.h"
 #include "../names.h"
@@ -9,30 +11,45 @@
 namespace masked_rnn {
 namespace {
 
+// Worst first: a machine that has one of them has those before it.
 constexpr IsaTables kAll[] = {
+#if defined(MASKED_RNN_HAS_generic)
     {"generic", &kernels_generic_float, &kernels_generic_double},
-#if defined(__x86_64__)
+#endif
+#if defined(MASKED_RNN_HAS_neon)
+    {"neon", &kernels_neon_float, &kernels_neon_double},
+#endif
+#if defined(MASKED_RNN_HAS_avx2)
     {"avx2", &kernels_avx2_float, &kernels_avx2_double},
+#endif
+#if defined(MASKED_RNN_HAS_avx512)
     {"avx512", &kernels_avx512_float, &kernels_avx512_double},
+#endif
+#if defined(MASKED_RNN_HAS_avx512bf16)
     {"avx512bf16", &kernels_avx512bf16_float, nullptr},
 #endif
 };
 
-int count_supported() {
+bool has([[maybe_unused]] std::string_view isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__builtin_cpu_supports("f16c") || !__builtin_cpu_supports("bmi2")) {
-    return 1;
+  if (isa == "avx2") {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
   }
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq") ||
-      !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) {
-    return 2;
+  if (isa == "avx512") {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && has("avx2");
   }
-  return __builtin_cpu_supports("avx512bf16") ? 4 : 3;
-#else
-  return 1;
+  if (isa == "avx512bf16") return __builtin_cpu_supports("avx512bf16") && has("avx512");
 #endif
+  return true;
+}
+
+int count_supported() {
+  int count = 0;
+  while (count < static_cast<int>(std::size(kAll)) && has(kAll[count].isa)) ++count;
+  return count;
 }
 
 const IsaTables& find(std::string_view name, const char* where) {

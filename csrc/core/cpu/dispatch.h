@@ -7,13 +7,13 @@
 
 namespace masked_rnn {
 
-// One table for each instruction set (defined by kernels.cc) and compute type.
+// One table for each instruction set (defined by kernels.cc) and compute type. Which of them there
+// are, CMakeLists.txt says with MASKED_RNN_HAS_<isa>.
 extern const KernelTable kernels_generic_float, kernels_generic_double;
-#if defined(__x86_64__)
+extern const KernelTable kernels_neon_float, kernels_neon_double;
 extern const KernelTable kernels_avx2_float, kernels_avx2_double;
 extern const KernelTable kernels_avx512_float, kernels_avx512_double;
 extern const KernelTable kernels_avx512bf16_float;
-#endif
 
 struct IsaTables {
   const char* isa;

@@ -1,6 +1,6 @@
 // The CPU kernels of one instruction set and compute type. Compiled once for each, with that
 // set's flags and
-//   MASKED_RNN_ISA             generic, avx2, avx512, avx512bf16 (a name)
+//   MASKED_RNN_ISA             generic, neon, avx2, avx512, avx512bf16 (a name)
 //   MASKED_RNN_REAL            float or double
 //   MASKED_RNN_REAL_IS_DOUBLE  0 or 1
 // Everything but the table is internal to the object, see simd.h.

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#if defined(MASKED_RNN_POISON)
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "check.h"
 #include "kernels/tiles.h"
 
@@ -9,6 +13,15 @@ namespace masked_rnn::cuda {
 namespace {
 
 constexpr int64_t kAlignment = 256;
+
+// Between two pieces: in the tests, memory that AddressSanitizer forbids.
+#if defined(MASKED_RNN_POISON)
+constexpr int64_t kGap = kAlignment;
+void forbid(char* from, int64_t bytes) { ASAN_POISON_MEMORY_REGION(from, bytes); }
+#else
+constexpr int64_t kGap = 0;
+void forbid(char*, int64_t) {}
+#endif
 
 // The barriers of a resident kernel's groups.
 void* take_barriers(Arena& arena, Kernel kernel, const Resident& resident, int64_t element) {
@@ -21,9 +34,11 @@ void* take_barriers(Arena& arena, Kernel kernel, const Resident& resident, int64
 void* Arena::take(std::initializer_list<int64_t> sizes, int64_t element) {
   int64_t bytes = element;
   for (int64_t size : sizes) bytes = checked_product({bytes, size}, "the workspace");
-  void* piece = base_ == nullptr ? nullptr : base_ + used_;
-  used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  char* piece = base_ == nullptr ? nullptr : base_ + used_;
+  const int64_t with_gap = (bytes + kGap + kAlignment - 1) / kAlignment * kAlignment;
+  used_ += with_gap;
   checked_product({used_, 2}, "the workspace");
+  if (piece != nullptr) forbid(piece + bytes, with_gap - bytes);
   return piece;
 }
 

@@ -8,6 +8,7 @@
 namespace masked_rnn::cuda {
 
 // Hands out pieces of a block of device memory, aligned to 256 bytes; without a block, counts.
+// Compiled with MASKED_RNN_POISON, for the tests, there is forbidden memory behind each.
 class Arena {
  public:
   explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
