@@ -36,7 +36,7 @@ MOST_ROWS, MOST_STEPS = 40, 40
 MEGABYTE = 1 << 20
 FLAT_WITHIN = 20 * MEGABYTE
 LINES = 20  # of the table, at most
-STEPS_PER_CHECK = 100
+STEPS_PER_CHECK = 500  # Keras's loop costs some 40 KB at every one, which stay
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}  # of Keras's largest magnitude in an array
 SMALLEST = 1e-2  # that counts as such
 
