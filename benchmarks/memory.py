@@ -11,7 +11,7 @@ from benchmarks import machine
 from benchmarks.cases import Case
 
 
-def _status(key):
+def status(key):
     """Bytes, a line of /proc/self/status."""
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -41,9 +41,9 @@ def peak_bytes(case, package, return_sequences):
     # Traced, and warm, on a few steps: what that needs does not count.
     function(*(argument[:, :4] for argument in arguments))
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is there now
-    before = _status("VmRSS")
+    before = status("VmRSS")
     function(*arguments)
-    return _status("VmHWM") - before
+    return status("VmHWM") - before
 
 
 def main():
