@@ -50,7 +50,8 @@ def numbers(outcomes, missed):
             failed = any(o.failed for o in of_mask)
             worst = max((o.error for o in of_mask), default=None)
             row.append("failed" if failed else "" if worst is None else f"{worst:.2g}")
-        row.append("" if not ran else "yes" if all(o.repeats for o in ran) else "NO")
+        twice = [o.repeats for o in ran if not o.failed]
+        row.append("" if not twice else "yes" if all(twice) else "NO")
         if ran:
             table.add_row(*row)
     _show(table)
