@@ -18,8 +18,8 @@ MR_INLINE void step_product(R* shared, int64_t depth, int copies, const Row& row
   R* rows = shared;                                       // [copies][kStepDepth][kRowStride]
   R* weights = rows + kCount * kStepDepth * kRowStride;   // [kCount][kStepDepth][kUnitStride]
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
-  for (int r = 0; r < kStepRowsPerThread; ++r) {
-    for (int g = 0; g < kCount; ++g) sum[r][g] = 0;
+  MR_UNROLL for (int r = 0; r < kStepRowsPerThread; ++r) {
+    MR_UNROLL for (int g = 0; g < kCount; ++g) sum[r][g] = 0;
   }
   for (int64_t k0 = 0; k0 < depth; k0 += kStepDepth) {
     const int count = depth - k0 < kStepDepth ? static_cast<int>(depth - k0) : kStepDepth;
@@ -36,10 +36,10 @@ MR_INLINE void step_product(R* shared, int64_t depth, int copies, const Row& row
     }
     __syncthreads();
     for (int k = 0; k < count; ++k) {
-      for (int g = 0; g < kCount; ++g) {
+      MR_UNROLL for (int g = 0; g < kCount; ++g) {
         const R w = weights[(g * kStepDepth + k) * kUnitStride + lane];
         const R* operand = rows + ((copies > 1 ? g : 0) * kStepDepth + k) * kRowStride;
-        for (int r = 0; r < kStepRowsPerThread; ++r) {
+        MR_UNROLL for (int r = 0; r < kStepRowsPerThread; ++r) {
           sum[r][g] = fma_of(operand[warp * kStepRowsPerThread + r], w, sum[r][g]);
         }
       }
@@ -47,6 +47,21 @@ MR_INLINE void step_product(R* shared, int64_t depth, int copies, const Row& row
     __syncthreads();
   }
 }
+
+// Row r of a thread's sums. They are registers, which no index picks at run time; and formulas are
+// too long to be compiled once for each row.
+template <class R, int kCount>
+struct SumsOfRow {
+  MR_INLINE SumsOfRow(const R (&sum)[kStepRowsPerThread][kCount], int r) {
+    MR_UNROLL for (int g = 0; g < kCount; ++g) {
+      value[g] = sum[0][g];
+      MR_UNROLL for (int q = 1; q < kStepRowsPerThread; ++q) {
+        if (q == r) value[g] = sum[q][g];
+      }
+    }
+  }
+  R value[kCount];
+};
 
 // Where a thread stands: its block's first row and unit, its own unit and first row.
 struct StepTile {
@@ -223,8 +238,9 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(ForwardStep a) {
   for (int r = 0; r < kStepRowsPerThread; ++r) {
     const int64_t i = t.row + r;
     if (i >= rows) return;
-    forward_formulas<CellT, Acts, Storage>(a, acts, i, t.unit,
-                                           forward_operands<CellT, Storage>(a, i, t.unit), sum[r]);
+    SumsOfRow<R, kTogether> own(sum, r);
+    forward_formulas<CellT, Acts, Storage>(
+        a, acts, i, t.unit, forward_operands<CellT, Storage>(a, i, t.unit), own.value);
   }
 }
 
@@ -255,7 +271,8 @@ __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a)
     const int64_t i = t.row + r;
     if (i >= rows) return;
     candidate_formulas<CellT, Acts, Storage>(
-        a, acts, i, t.unit, forward_operands<CellT, Storage>(a, i, t.unit), sum[r][0]);
+        a, acts, i, t.unit, forward_operands<CellT, Storage>(a, i, t.unit),
+        SumsOfRow<R, 1>(sum, r).value[0]);
   }
 }
 
@@ -367,9 +384,10 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(BackwardStep a) {
     R& to = static_cast<R*>(a.d_h)[i * H + u];
     R d_h = to, d[S];
     if (i < next_rows) {
-      for (int j = 0; j < kTogether; ++j) {
+      const SumsOfRow<R, kTogether> own(sum, r);
+      MR_UNROLL for (int j = 0; j < kTogether; ++j) {
         const int copy = p.recurrent_dropout_gates > 1 ? CellT::recurrent_gate(j) : 0;
-        d_h += sum[r][j] * dropout_at<Storage>(p.recurrent_dropout, p, copy, steps.row[i], H, u);
+        d_h += own.value[j] * dropout_at<Storage>(p.recurrent_dropout, p, copy, steps.row[i], H, u);
       }
     }
     if (a.pointwise) {
@@ -410,7 +428,8 @@ __global__ void __launch_bounds__(kStepThreads) backward_reset(BackwardStep a) {
     if (i >= rows) return;
     R d[S];
     reset_formulas<CellT, Acts, Storage>(
-        a, acts, i, t.unit, backward_operands<CellT, Storage>(a, i, t.unit), sum[r][0], d);
+        a, acts, i, t.unit, backward_operands<CellT, Storage>(a, i, t.unit),
+        SumsOfRow<R, 1>(sum, r).value[0], d);
   }
 }
 
