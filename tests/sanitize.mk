@@ -4,9 +4,9 @@
 #   cuda      the CUDA kernels, run on the CPU (csrc/cusim)
 #   quick     what continuous integration has time for
 # Each under AddressSanitizer with UBSan, and under ThreadSanitizer: core_test, what threads do to
-# the CUDA device, and the kernels, these where clang is installed (g++'s takes ten times as long to
-# go from one CUDA thread to the next). Python and TensorFlow meet by locks that ThreadSanitizer does
-# not see, so the bindings would give false reports.
+# the CUDA device, and the kernels, these where clang is installed: g++'s takes ten times as long to
+# go from one CUDA thread to the next. ThreadSanitizer does not see the locks of Python and
+# TensorFlow, so of the bindings it would give false reports.
 
 VENV ?= .venv
 B := $(CURDIR)/build/sanitize
@@ -15,11 +15,11 @@ export PATH := $(BIN):$(PATH)
 
 isas :=# under AddressSanitizer, beside the baseline; none named: all
 thread_parts :=# of core_test; none named: all
-binding_tests = test_numpy.py test_raw_ops.py test_wrong_input.py test_cuda_device.py \
+binding_tests := test_numpy.py test_raw_ops.py test_wrong_input.py test_cuda_device.py \
   $(addprefix test_core.py::test_,calls_at_once_from_several_threads errors_name_the_argument \
                                   errors_of_other_arguments arguments_are_not_written_to) \
-  $(addprefix test_ops.py::test_,functions_take_every_dtype every_way_to_a_gradient \
-                                 gradient_of_one_result_alone an_empty_reserve_is_an_error_and_no_number)
+  $(addprefix test_ops.py::test_,functions_take_every_dtype gradient_of_one_result_alone \
+                                 an_empty_reserve_is_an_error_and_no_number)
 device_tests := $(addprefix test_cuda_device.py::test_,writers_at_once_and_killed \
                                                       a_kernel_is_loaded_once_by_many_threads)
 cuda_tests = test_cuda.py
@@ -31,16 +31,16 @@ bindings: bindings-address device-thread
 cuda: cuda-address cuda-thread
 quick: isas := avx2
 quick: thread_parts := concurrency
-quick: binding_tests := test_numpy.py test_raw_ops.py
 quick: cuda_tests := test_cuda.py::test_options
-quick: core-address core-thread bindings-address cuda-address
+quick: core-address core-thread cuda-address
 
 # ---- builds: each takes all cores, so they wait for each other ----------------------------------
 
-CLANG := $(shell for c in clang++ clang++-19 clang++-18 clang++-17; do command -v $$c && break; done)
-# $(call build,folder,targets,options)
+CLANG := $(shell for name in clang++ clang++-19 clang++-18 clang++-17; do \
+                   command -v $$name && break; done)
+# $(call build,folder,targets,options); a new ninja would look for make's job server in MAKEFLAGS.
 build = mkdir -p $B && (flock 9 && cmake -S . -B $B/$1 -G Ninja $3 >$B/$1.log && \
-                        cmake --build $B/$1 --target $2) 9>$B/lock
+                        MAKEFLAGS= cmake --build $B/$1 --target $2) 9>$B/lock
 python := -DMASKED_RNN_PYTHON=ON -DPython_EXECUTABLE=$(BIN)/python
 address = -DMASKED_RNN_SANITIZE=address,undefined -DCMAKE_CXX_COMPILER=g++ \
           -DMASKED_RNN_ISAS='$(isas)' -DMASKED_RNN_TESTS=ON -DMASKED_RNN_CUSIM=ON $(python)
@@ -70,18 +70,20 @@ export UBSAN_OPTIONS := print_stacktrace=1
 export TSAN_OPTIONS := halt_on_error=1
 
 library = $(shell $1 -print-file-name=$2)
-# $(call run_pytest,libraries,environment,tests): Python knows no sanitizer, so its library is loaded
-# before all others. In another folder, as Python would take the package from this one.
+# $(call run_pytest,libraries,environment,tests): Python knows no sanitizer, so the sanitizer's library
+# is loaded before all others. In another folder, as Python would take the package from this one.
 run_pytest = cd $B && $2 $(still) env LD_PRELOAD='$1' $(BIN)/pytest -q -p no:cacheprovider \
   --capture=sys $(addprefix $(CURDIR)/tests/,$3)
 # A library of NVRTC's, which NVRTC does not find beside itself when a sanitizer asks on its behalf.
-nvrtc := $(wildcard $(abspath $(VENV))/lib/python3*/site-packages/nvidia/*/lib/libnvrtc-builtins.so.*)
+packages := $(wildcard $(abspath $(VENV))/lib/python3*/site-packages)
+nvrtc := $(wildcard $(packages)/nvidia/*/lib/libnvrtc-builtins.so.*)
 nothing :=
 colons = $(subst $(nothing) $(nothing),:,$(strip $1))
-# C++'s library too, as exceptions are watched. Python frees little at its end; some tests ask for
-# more memory than there is.
+# C++'s library too, as exceptions are watched. Python does not free everything when it ends, and some
+# tests ask for more memory than there is.
+asan_options := detect_leaks=0:allocator_may_return_null=1
 under_address = $(call run_pytest,$(call colons,$(call library,g++,libasan.so) \
-  $(call library,g++,libstdc++.so) $(nvrtc)),$1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1,$2)
+  $(call library,g++,libstdc++.so) $(nvrtc)),$1 ASAN_OPTIONS=$(asan_options),$2)
 
 .PHONY: core-address core-thread bindings-address device-thread cuda-address cuda-thread
 core-address: build-core-address
