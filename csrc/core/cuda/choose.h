@@ -2,22 +2,27 @@
 #pragma once
 
 #include "device.h"
+#include "kernels/tiles.h"
 #include "rnn.h"
 
 namespace masked_rnn::cuda {
 
-enum class Kernel { kGeneral };
+enum class Kernel { kGeneral, kCluster };
 
 struct Choice {
   Kernel forward = Kernel::kGeneral;
   Kernel backward = Kernel::kGeneral;
+  ClusterShape cluster{};    // of Kernel::kCluster
   int64_t chunk_steps = 1;   // time steps whose inputs, projections and gate gradients lie in memory
   int64_t depth_parts = 1;   // parts that the sums of the weight gradients are split in
 };
 
 // Throws InvalidArgument where `options.kernel` asks for a kernel that cannot do it.
-Choice choose(const DeviceInfo& device, const Problem& problem, const Options& options);
+Choice choose(const Device& device, const Problem& problem, const Options& options);
 
 const char* name_of(Kernel kernel);
+
+// How a kernel of clusters is launched.
+Launch cluster_launch(const ClusterShape& shape, int64_t clusters, int threads, int shared_bytes);
 
 }  // namespace masked_rnn::cuda

@@ -63,7 +63,48 @@ void project(const Queue& queue, const Chunk& chunk, const ForwardMemory& memory
   }
 }
 
+// The steps of a chunk, on its projections.
+void recurrence(const Queue& queue, const Choice& choice, ForwardStep step) {
+  const Problem& p = queue.problem;
+  if (choice.forward == Kernel::kCluster) {
+    queue.launch_clusters("forward_cluster", choice.cluster, choice.cluster.forward_threads(),
+                          choice.cluster.forward_shared_bytes(), step);
+    return;
+  }
+  const std::string step_kernel = queue.of_cell("forward_step");
+  const std::string candidate_kernel = queue.of_cell("forward_candidate");
+  for (step.step = step.call.first; step.step < step.call.end; ++step.step) {
+    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)),
+                 step);
+    if (p.cell == Cell::kGruResetBefore) {
+      queue.launch(candidate_kernel, step_grid(p), kStepThreads, step_shared(1), step);
+    }
+  }
+}
+
 // --- backward ------------------------------------------------------------------------------------
+
+// The steps of a chunk, backwards: d_gates, and d_h and d_c of the state before the first.
+void recurrence(const Queue& queue, const Choice& choice, BackwardStep step) {
+  const Problem& p = queue.problem;
+  if (choice.backward == Kernel::kCluster) {
+    queue.launch_clusters("backward_cluster", choice.cluster, choice.cluster.backward_threads(),
+                          choice.cluster.backward_shared_bytes(), step);
+    return;
+  }
+  const std::string step_kernel = queue.of_cell("backward_step");
+  const std::string reset_kernel = queue.of_cell("backward_reset");
+  // The last launch, for the step before the chunk, only passes the first step's gradient on.
+  for (step.step = step.call.end - 1; step.step >= step.call.first - 1; --step.step) {
+    step.from_next = step.step + 1 < step.call.end;
+    step.pointwise = step.step >= step.call.first;
+    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)),
+                 step);
+    if (p.cell == Cell::kGruResetBefore && step.pointwise) {
+      queue.launch(reset_kernel, step_grid(p), kStepThreads, step_shared(1), step);
+    }
+  }
+}
 
 // d_inputs of the chunk: d_gates @ kernel^T, then to the rows' own places.
 void input_gradients(const Queue& queue, const Chunk& chunk, const BackwardMemory& memory,
@@ -180,7 +221,6 @@ void store_weight_gradients(const Queue& queue, const BackwardMemory& memory,
 void forward_general(const Queue& queue, const Choice& choice, const ForwardMemory& memory,
                      const ForwardResults& results) {
   const Problem& p = queue.problem;
-  const bool reset_before = p.cell == Cell::kGruResetBefore;
   queue.prepare();
   const Call whole = queue.call(0, p.time);
   const States states{memory.h, memory.c, results.reserve != nullptr};
@@ -188,8 +228,6 @@ void forward_general(const Queue& queue, const Choice& choice, const ForwardMemo
     queue.by_storage("start_states", element_blocks(p.batch * p.units),
                      StartStates{whole, states});
   }
-  const std::string step_kernel = queue.of_cell("forward_step");
-  const std::string candidate_kernel = queue.of_cell("forward_candidate");
   for (int64_t first = 0; first < p.time; first += choice.chunk_steps) {
     const Chunk chunk(queue, first, std::min(first + choice.chunk_steps, p.time));
     queue.by_storage("gather_inputs", row_blocks(chunk.rows),
@@ -203,13 +241,7 @@ void forward_general(const Queue& queue, const Choice& choice, const ForwardMemo
     step.saved = memory.saved;
     step.reset_h = memory.reset_h;
     step.results = results;
-    for (step.step = first; step.step < chunk.call.end; ++step.step) {
-      queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)),
-                   step);
-      if (reset_before) {
-        queue.launch(candidate_kernel, step_grid(p), kStepThreads, step_shared(1), step);
-      }
-    }
+    recurrence(queue, choice, step);
   }
   queue.by_storage("finish_states", element_blocks(p.batch * p.units),
                    FinishForward{whole, results});
@@ -233,8 +265,6 @@ void backward_general(const Queue& queue, const Choice& choice, const BackwardMe
   Arena reserve_arena(const_cast<void*>(arrays.reserve));
   const Reserve reserve(reserve_arena, p);
   const bool has_d_outputs = p.return_sequences && arrays.d_outputs != nullptr;
-  const std::string step_kernel = queue.of_cell("backward_step");
-  const std::string reset_kernel = queue.of_cell("backward_reset");
   for (int64_t first = (ceil_div(p.time, choice.chunk_steps) - 1) * choice.chunk_steps; first >= 0;
        first -= choice.chunk_steps) {
     const Chunk chunk(queue, first, std::min(first + choice.chunk_steps, p.time));
@@ -256,16 +286,7 @@ void backward_general(const Queue& queue, const Choice& choice, const BackwardMe
     step.reset_h = memory.reset_h;
     step.d_h = memory.d_h;
     step.d_c = memory.d_c;
-    // The last launch, for the step before the chunk, only passes the first step's gradient on.
-    for (step.step = chunk.call.end - 1; step.step >= first - 1; --step.step) {
-      step.from_next = step.step + 1 < chunk.call.end;
-      step.pointwise = step.step >= first;
-      queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)),
-                   step);
-      if (reset_before && step.pointwise) {
-        queue.launch(reset_kernel, step_grid(p), kStepThreads, step_shared(1), step);
-      }
-    }
+    recurrence(queue, choice, step);
     queue.by_real("zero_tail", blocks, ZeroTail{chunk.call, memory.d_gates, slots * p.units});
     if (reset_before) {
       queue.by_real("zero_tail", blocks, ZeroTail{chunk.call, memory.reset_h, p.units});

@@ -1,5 +1,7 @@
-// The general kernels of a call, queued on a stream: any size, cell, dtype and option. A step is
-// one launch (two for reset before); steps that no row has left end at once.
+// A call, queued on a stream, chunk by chunk of steps. The recurrence over a chunk is one launch of
+// a kernel of clusters where that was chosen. Else the general kernels do it, for any size, cell,
+// dtype and option: a step is one launch (two for reset before), and steps that no row has left
+// end at once.
 #pragma once
 
 #include "queue.h"

@@ -5,30 +5,6 @@
 #include "error.h"
 
 namespace masked_rnn::cuda {
-namespace {
-
-const char* storage_name(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32: return "float";
-    case DType::kFloat64: return "double";
-    case DType::kBFloat16: return "BFloat16";
-    case DType::kFloat16: return "Float16";
-  }
-  return "";
-}
-
-const char* cell_type(Cell cell) {
-  switch (cell) {
-    case Cell::kGru: return "Gru";
-    case Cell::kGruResetBefore: return "GruResetBefore";
-    case Cell::kLstm: return "Lstm";
-    case Cell::kSimpleRnn: return "SimpleRnn";
-  }
-  return "";
-}
-
-}  // namespace
-
 Queue::Queue(const Device& device, const Problem& p, const Options& options, const Shared& shared,
              Stream stream, int64_t depth_parts, void* parts)
     : problem(p),
@@ -42,7 +18,7 @@ Queue::Queue(const Device& device, const Problem& p, const Options& options, con
       shared_(shared),
       stream_(stream),
       storage_(storage_name(p.dtype)),
-      real_(p.dtype == DType::kFloat64 ? "double" : "float"),
+      real_(real_name(p.dtype)),
       depth_parts_(depth_parts),
       parts_(parts) {}
 
@@ -66,13 +42,6 @@ void Queue::prepare() const {
   convert(problem.recurrent_kernel, shared_.recurrent_kernel, problem.units);
 }
 
-std::string Queue::of_cell(const char* name) const {
-  const bool common = problem.activation == Activation::kTanh &&
-                      problem.recurrent_activation == Activation::kSigmoid;
-  return std::string(name) + "<" + cell_type(problem.cell) + ", " +
-         (common ? "TanhSigmoid" : "AnyActivations") + ", " + storage_ + ">";
-}
-
 void Queue::launch_at(const std::string& kernel, std::array<int64_t, 3> grid, int threads,
                       int shared, void** arguments) const {
   Launch launch;
@@ -87,6 +56,18 @@ void Queue::launch_at(const std::string& kernel, std::array<int64_t, 3> grid, in
     launch.grid[i] = static_cast<unsigned>(grid[i]);
   }
   device_.launch(kernel, launch, arguments, stream_);
+}
+
+void Queue::launch_clusters_at(const char* name, const ClusterShape& shape, int threads,
+                               int shared_bytes, void** arguments) const {
+  const int64_t clusters = ceil_div(problem.batch, kClusterRows);
+  if (clusters == 0) return;
+  if (clusters > std::numeric_limits<int32_t>::max() / shape.blocks) {
+    throw ResourceExhausted("inputs has " + std::to_string(problem.batch) +
+                            " rows, more than the blocks of a GPU's grid take");
+  }
+  device_.launch(instance_name(problem, name, shape),
+                 cluster_launch(shape, clusters, threads, shared_bytes), arguments, stream_);
 }
 
 void Queue::set_zero(void* memory, int64_t elements) const {

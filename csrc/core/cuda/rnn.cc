@@ -20,7 +20,7 @@ Plan::Plan(const Device& device, const Problem& problem, const Options& options)
   choice();  // refuses now what it cannot do
 }
 
-Choice Plan::choice() const { return choose(device_.info(), problem_, options_); }
+Choice Plan::choice() const { return choose(device_, problem_, options_); }
 
 int64_t Plan::reserve_bytes() const {
   Arena arena(nullptr);

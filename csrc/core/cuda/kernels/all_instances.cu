@@ -7,11 +7,13 @@
 
 namespace masked_rnn::cuda {
 
+#define MR_CLUSTER
 #define MR_STORAGE float
 #define MR_REAL float
 #include "instances.inc"
 #undef MR_STORAGE
 #undef MR_REAL
+#undef MR_CLUSTER
 
 #define MR_STORAGE double
 #define MR_REAL double
@@ -19,6 +21,7 @@ namespace masked_rnn::cuda {
 #undef MR_STORAGE
 #undef MR_REAL
 
+#define MR_CLUSTER
 #define MR_STORAGE BFloat16
 #include "instances.inc"
 #undef MR_STORAGE

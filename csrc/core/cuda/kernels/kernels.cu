@@ -11,6 +11,7 @@ using uint32_t = unsigned int;
 using uint64_t = unsigned long long;
 #endif
 
+#include "cluster.cuh"
 #include "product.cuh"
 #include "rows.cuh"
 #include "step.cuh"

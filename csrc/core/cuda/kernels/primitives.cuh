@@ -9,6 +9,8 @@
 // Dynamic shared memory, the only kind: p points at it, aligned to 128 bytes.
 #define MR_SHARED(p) extern __shared__ __align__(128) unsigned char p[]
 #define MR_RESTRICT __restrict__
+// The loop that follows runs over registers.
+#define MR_UNROLL _Pragma("unroll")
 #else
 #include "cusim/language.h"
 #include "cusim/matrix.h"
@@ -16,6 +18,12 @@
 #define MR_INLINE inline __attribute__((always_inline))
 #define MR_SHARED(p) unsigned char* p = cusim::shared_memory()
 #define MR_RESTRICT __restrict__
+#define MR_UNROLL
+#endif
+
+// Whether what is compiled may use clusters: primitives of 9.0 are left out below that.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define MR_CLUSTERS
 #endif
 
 namespace masked_rnn::cuda {
@@ -98,7 +106,7 @@ MR_INLINE void wait_for_copies() {
 
 // --- clusters, compute capability 9.0 ---
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if defined(MR_CLUSTERS)
 MR_INLINE unsigned cluster_rank() {
   unsigned rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

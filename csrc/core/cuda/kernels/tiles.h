@@ -32,4 +32,50 @@ constexpr int step_shared(int gates) {
   return gates * kStepDepth * (kStepRows + 1 + kStepUnits + 1);
 }
 
+// The cluster kernels: a cluster of `blocks` has kClusterRows sorted rows, each of its blocks an
+// equal share of the units, which are padded to `units`. Weights are the left operands of matrix
+// products, tiles of 16 rows that stay in registers; a row of the batch is a column of the right
+// operand. Units lie in fours there, a piece.
+constexpr int kClusterRows = 8;
+constexpr int kClusterPiece = 4;
+constexpr int kClusterBarrierBytes = 128;  // in front of what else is in shared memory
+
+struct ClusterShape {
+  int gates, operand_bytes, units, blocks;
+
+  constexpr int block_units() const { return units / blocks; }  // a multiple of 16
+
+  // Forward: rows of a tile are the gates of its units, padded to four, so that the gates of a
+  // unit come together in a pair of lanes.
+  constexpr int gate_rows() const { return gates == 1 ? 1 : 4; }
+  constexpr int forward_tiles() const { return block_units() * gate_rows() / 16; }
+  // Two tiles of a warp share what it reads of the state, where that leaves four warps at work.
+  constexpr int forward_tiles_of_warp() const {
+    return forward_tiles() >= 8 && forward_tiles() % 2 == 0 && units * operand_bytes <= 512 ? 2 : 1;
+  }
+  constexpr int forward_threads() const {
+    return forward_tiles() / forward_tiles_of_warp() * 32;
+  }
+  constexpr int forward_shared_bytes() const {  // two states
+    return kClusterBarrierBytes + 2 * units * kClusterRows * operand_bytes;
+  }
+
+  // Backward: rows of a tile are units that a gradient goes to; its depth is a block's own gates.
+  constexpr int backward_depth() const { return gates * block_units(); }
+  constexpr int backward_tiles_of_warp() const { return blocks > 4 ? blocks / 4 : 1; }
+  constexpr int backward_threads() const { return units / 16 / backward_tiles_of_warp() * 32; }
+  constexpr int backward_shared_bytes() const {  // twice: gradients of gates, and parts of d_h
+    return kClusterBarrierBytes +
+           2 * kClusterRows * (backward_depth() * operand_bytes + units * 4);
+  }
+
+  // Of weights, in each thread.
+  constexpr int forward_registers() const {
+    return forward_tiles_of_warp() * units * operand_bytes / 8;
+  }
+  constexpr int backward_registers() const {
+    return backward_tiles_of_warp() * backward_depth() * operand_bytes / 8;
+  }
+};
+
 }  // namespace masked_rnn::cuda

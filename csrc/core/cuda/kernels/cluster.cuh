@@ -1,0 +1,555 @@
+// All steps of a chunk in one launch, on compute capability 9.0 and up. A cluster of blocks has
+// eight sorted rows; each block keeps the recurrent weights of its units in registers, and what the
+// others need travels by asynchronous stores that a barrier counts. So no block waits for more
+// than it reads: the time loop of forward has no barrier, that of backward one of its own block.
+//
+// Products are those of the tensor cores. The state (backward: the gates' gradients) is rounded to
+// the storage type for them, float32 to TF32; it is kept, and sums are made, in float32.
+#pragma once
+
+#include "step.cuh"
+
+#if defined(MR_CLUSTERS)
+
+namespace masked_rnn::cuda {
+
+// --- operands of matrix products -----------------------------------------------------------------
+
+// What a register of an operand holds: kPacked elements.
+template <class Storage>
+struct Operand;
+template <>
+struct Operand<BFloat16> {
+  static constexpr int kPacked = 2;
+  static MR_INLINE uint32_t bits(float x) {
+    BFloat16 rounded;
+    put(rounded, x);
+    return rounded.bits;
+  }
+  static MR_INLINE void multiply(float* c, const uint32_t* a, const uint32_t* b) {
+    multiply_bfloat16(c, a, b);
+  }
+};
+template <>
+struct Operand<Float16> {
+  static constexpr int kPacked = 2;
+  static MR_INLINE uint32_t bits(float x) { return half_from_float(x); }
+  static MR_INLINE void multiply(float* c, const uint32_t* a, const uint32_t* b) {
+    multiply_float16(c, a, b);
+  }
+};
+template <>
+struct Operand<float> {
+  static constexpr int kPacked = 1;
+  static MR_INLINE uint32_t bits(float x) { return round_to_tf32(x); }
+  static MR_INLINE void multiply(float* c, const uint32_t* a, const uint32_t* b) {
+    multiply_tf32(c, a, b);
+  }
+};
+
+// A piece of one row: four elements of the right operand that follow each other in depth. In shared
+// memory lie [pieces][kClusterRows] of them, the rows of a piece in an order that lets the lanes of
+// a warp read without bank conflicts.
+template <class Storage>
+struct alignas(16 / Operand<Storage>::kPacked) Piece {
+  uint32_t word[kClusterPiece / Operand<Storage>::kPacked];
+};
+MR_INLINE int place_in_operand(int piece, int row) {
+  return piece * kClusterRows + (row ^ (piece & 3) * 2);
+}
+
+template <class Storage>
+MR_INLINE void store_async(Piece<Storage>* to, unsigned block, const Piece<Storage>& piece,
+                           uint64_t* barrier) {
+  if constexpr (Operand<Storage>::kPacked == 1) {
+    store_async(to, block, piece.word, barrier);
+  } else {
+    store_async(to, block, piece.word[0] | static_cast<uint64_t>(piece.word[1]) << 32, barrier);
+  }
+}
+
+// The four elements of a piece are those of lanes that differ in bits 2 and 3: each gets all.
+template <class Storage>
+MR_INLINE Piece<Storage> piece_of_lanes(float x) {
+  const bool odd = threadIdx.x & 4, upper = threadIdx.x & 8;
+  const uint32_t own = Operand<Storage>::bits(x), other = __shfl_xor_sync(kAllLanes, own, 4);
+  const uint32_t low = odd ? other : own, high = odd ? own : other;
+  Piece<Storage> piece;
+  if constexpr (Operand<Storage>::kPacked == 1) {
+    const uint32_t far_low = __shfl_xor_sync(kAllLanes, low, 8);
+    const uint32_t far_high = __shfl_xor_sync(kAllLanes, high, 8);
+    piece.word[0] = upper ? far_low : low;
+    piece.word[1] = upper ? far_high : high;
+    piece.word[2] = upper ? low : far_low;
+    piece.word[3] = upper ? high : far_high;
+  } else {
+    const uint32_t pair = low | high << 16, far = __shfl_xor_sync(kAllLanes, pair, 8);
+    piece.word[0] = upper ? far : pair;
+    piece.word[1] = upper ? pair : far;
+  }
+  return piece;
+}
+
+// A lane's registers of a tile [16][kDepth] of the left operand. The depth is taken in an order in
+// which a lane's elements of the right operand are whole pieces.
+template <class Storage, int kDepth>
+struct LeftTile {
+  static constexpr int kPacked = Operand<Storage>::kPacked;
+  static constexpr int kProducts = kDepth / (8 * kPacked);
+  static constexpr int kOfPiece = 2 / kPacked;  // products that a piece serves
+  uint32_t word[kProducts][4];
+
+  // value(half, k): element k of the lane's row in that half of the tile.
+  template <class Value>
+  MR_INLINE void load(const Value& value) {
+    const int quad = static_cast<int>(threadIdx.x & 3);
+    MR_UNROLL for (int t = 0; t < kProducts; ++t) {
+      MR_UNROLL for (int r = 0; r < 4; ++r) {
+        const int piece = t / kOfPiece * 4 + quad, in_piece = t % kOfPiece * 2 + (r >> 1);
+        const int k = piece * kClusterPiece + in_piece * kPacked;
+        word[t][r] = Operand<Storage>::bits(value(r & 1, k));
+        if constexpr (kPacked == 2) word[t][r] |= Operand<Storage>::bits(value(r & 1, k + 1)) << 16;
+      }
+    }
+  }
+};
+
+// sum = tile @ right for each of a warp's tiles; always in one order.
+template <class Storage, int kTiles, int kDepth>
+MR_INLINE void multiply_tiles(const LeftTile<Storage, kDepth> (&tiles)[kTiles],
+                              const Piece<Storage>* right, float (&sum)[kTiles][4]) {
+  constexpr int kOfPiece = LeftTile<Storage, kDepth>::kOfPiece;
+  const int quad = static_cast<int>(threadIdx.x & 3);
+  const int row = static_cast<int>(threadIdx.x % kWarp >> 2);
+  float odd[kTiles][4] = {};  // two sums, as a product waits for the one before it
+  MR_UNROLL for (int i = 0; i < kTiles; ++i) {
+    MR_UNROLL for (int j = 0; j < 4; ++j) sum[i][j] = 0;
+  }
+  MR_UNROLL for (int t = 0; t < LeftTile<Storage, kDepth>::kProducts; t += kOfPiece) {
+    const Piece<Storage> piece = right[place_in_operand(t / kOfPiece * 4 + quad, row)];
+    MR_UNROLL for (int s = 0; s < kOfPiece; ++s) {
+      MR_UNROLL for (int i = 0; i < kTiles; ++i) {
+        Operand<Storage>::multiply((t + s) % 2 ? odd[i] : sum[i], tiles[i].word[t + s],
+                                   piece.word + 2 * s);
+      }
+    }
+  }
+  MR_UNROLL for (int i = 0; i < kTiles; ++i) {
+    MR_UNROLL for (int j = 0; j < 4; ++j) sum[i][j] += odd[i][j];
+  }
+}
+
+// --- the rows of a cluster -----------------------------------------------------------------------
+
+struct ClusterRows {
+  int64_t row0;   // the first one, in sorted order
+  int32_t count;  // real steps of row `lane`; zero past the last
+  int64_t end;    // of the chunk's steps that a row has
+
+  MR_INLINE ClusterRows(const Call& call, int blocks) {
+    const Steps& steps = call.steps;
+    const int64_t lane = threadIdx.x % kWarp;
+    row0 = static_cast<int64_t>(blockIdx.x / blocks) * kClusterRows;
+    const bool inside = lane < kClusterRows && row0 + lane < call.problem.batch;
+    count = inside ? steps.count[steps.row[row0 + lane]] : 0;
+    const int64_t most = count_of(0);
+    end = most < call.end ? most : call.end;
+  }
+  MR_INLINE int32_t count_of(int row) const { return __shfl_sync(kAllLanes, count, row); }
+  // Rows that have the step: the first ones, as they are sorted.
+  MR_INLINE int live(int64_t step) const { return __popc(__ballot_sync(kAllLanes, count > step)); }
+};
+
+// Barriers of the two buffers of what arrives: buffer b is full for the n-th time when phase n of
+// barrier b ends.
+MR_INLINE void make_barriers(uint64_t* barriers) {
+  if (threadIdx.x == 0) {
+    mbarrier_init(barriers, 1);
+    mbarrier_init(barriers + 1, 1);
+    mbarrier_publish();
+  }
+}
+
+// --- forward -------------------------------------------------------------------------------------
+
+// A thread's element: one unit of one row, its state and what does not change.
+template <class CellT>
+struct ForwardElement {
+  int64_t i, unit, b;
+  int32_t count;  // real steps of the row; zero outside of the batch and the units
+  float h, c, dropout;
+  float bias[CellT::kGates], recurrent_bias;
+  float x[CellT::kGates];  // projection of the next step
+  int32_t position;        // of the next step
+};
+
+template <class CellT, class Storage>
+MR_INLINE void start_element(const ForwardStep& a, const ClusterRows& rows, int row, int64_t unit,
+                             ForwardElement<CellT>& e) {
+  const Problem& p = a.call.problem;
+  const int32_t count = rows.count_of(row);
+  e = {};
+  e.i = rows.row0 + row;
+  e.unit = unit;
+  e.count = unit < p.units ? count : 0;
+  e.dropout = 1;
+  if (e.count <= a.call.first) return;
+  e.b = a.call.steps.row[e.i];
+  const int64_t state = state_row(a.call, a.states, a.call.first, e.i) * p.units + unit;
+  e.h = static_cast<const float*>(a.states.h)[state];
+  if (CellT::kState) e.c = static_cast<const float*>(a.states.c)[state];
+  e.dropout = dropout_at<Storage>(p.recurrent_dropout, p, 0, e.b, p.units, unit);
+  MR_UNROLL for (int g = 0; g < CellT::kGates; ++g) {
+    e.bias[g] = bias_of<CellT, Storage>(p, g, unit);
+  }
+  if (CellT::kCell == Cell::kGru) {
+    e.recurrent_bias = value_at<Storage>(p.bias, (CellT::kGates + 2) * p.units + unit);
+  }
+}
+
+// Asks for what a step needs from memory; `local` is the step's first row in the local buffer.
+template <class CellT>
+MR_INLINE void fetch(const ForwardStep& a, int64_t step, int64_t local, ForwardElement<CellT>& e) {
+  const Problem& p = a.call.problem;
+  if (e.count <= step) return;
+  const float* from = static_cast<const float*>(a.projection) +
+                      (local + e.i) * CellT::kGates * p.units + e.unit;
+  MR_UNROLL for (int g = 0; g < CellT::kGates; ++g) e.x[g] = from[g * p.units];
+  if (p.return_sequences) e.position = a.call.steps.position[e.b * p.time + step];
+}
+
+// The cell's formulas on an element, and what becomes of the new state. `packed` is the first
+// packed row of the step, `packed_next` of the one after.
+template <class CellT, class Acts, class Storage>
+MR_INLINE void forward_element(const ForwardStep& a, const Acts& acts, int64_t step, int64_t packed,
+                               int64_t packed_next, float* sum, const float* projection,
+                               int32_t position, ForwardElement<CellT>& e) {
+  constexpr int G = CellT::kGates, S = CellT::kSlots;
+  const Problem& p = a.call.problem;
+  float x[G], saved[S] = {}, c = 0;
+  MR_UNROLL for (int g = 0; g < G; ++g) x[g] = projection[g] + e.bias[g];
+  if (CellT::kCell == Cell::kGru) sum[2] += e.recurrent_bias;
+  e.h = CellT::forward(acts, x, sum, e.h, e.c, saved, c);
+  e.c = c;
+  if (a.saved != nullptr) {
+    float* keep = static_cast<float*>(a.saved) + (packed + e.i) * S * p.units + e.unit;
+    MR_UNROLL for (int j = 0; j < S; ++j) keep[j * p.units] = saved[j];
+  }
+  if (p.return_sequences) {
+    put(static_cast<Storage*>(a.results.outputs)[(e.b * p.time + position) * p.units + e.unit],
+        e.h);
+  }
+  if (step + 1 >= e.count) {
+    put(static_cast<Storage*>(a.results.state_h)[e.b * p.units + e.unit], e.h);
+    if (CellT::kState) {
+      put(static_cast<Storage*>(a.results.state_c)[e.b * p.units + e.unit], e.c);
+    }
+  } else if (a.states.packed || step + 1 == a.call.end) {
+    const int64_t row = a.states.packed ? packed_next + e.i
+                                        : state_row(a.call, a.states, step + 1, e.i);
+    static_cast<float*>(a.states.h)[row * p.units + e.unit] = e.h;
+    if (CellT::kState) static_cast<float*>(a.states.c)[row * p.units + e.unit] = e.c;
+  }
+}
+
+// The steps [call.first, call.end); kUnits is a multiple of 16 * kBlocks, the cluster's size.
+template <class CellT, class Acts, class Storage, int kUnits, int kBlocks>
+__global__ void __launch_bounds__(
+    ClusterShape{CellT::kGates, 4 / Operand<Storage>::kPacked, kUnits, kBlocks}.forward_threads())
+    forward_cluster(ForwardStep a) {
+  constexpr ClusterShape kShape{CellT::kGates, 4 / Operand<Storage>::kPacked, kUnits, kBlocks};
+  constexpr int G = CellT::kGates, kTiles = kShape.forward_tiles_of_warp();
+  constexpr bool kGateRows = kShape.gate_rows() > 1;
+  constexpr int kOfTile = kGateRows ? 1 : 4;  // elements that a lane has of a tile
+  constexpr int kPieces = kUnits / kClusterPiece;
+  MR_SHARED(memory);
+  auto* barriers = reinterpret_cast<uint64_t*>(memory);  // [2]
+  auto* states =                                         // [2][kPieces][kClusterRows]
+      reinterpret_cast<Piece<Storage>*>(memory + kClusterBarrierBytes);
+  const Problem& p = a.call.problem;
+  const int64_t H = p.units, first = a.call.first;
+  const ClusterRows rows(a.call, kBlocks);
+  if (rows.end <= first) return;  // the whole cluster does
+  const int rank = static_cast<int>(cluster_rank()), thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp, warp = thread / kWarp, quad = lane & 3, group = lane >> 2;
+  const int tile0 = rank * kShape.forward_tiles() + warp * kTiles;  // of the cluster's tiles
+  make_barriers(barriers);
+
+  // A tile's row: gates of four units, a lane's two rows being neighbouring gates; or 16 units.
+  LeftTile<Storage, kUnits> weights[kTiles];
+  MR_UNROLL for (int t = 0; t < kTiles; ++t) {
+    weights[t].load([&](int half, int k) {
+      const int gate = kGateRows ? (group >> 2) * 2 + half : 0;
+      const int unit = kGateRows ? (tile0 + t) * 4 + (group & 3) : (tile0 + t) * 16 + group + 8 * half;
+      return k < H && unit < H && gate < G
+                 ? static_cast<const float*>(a.recurrent_kernel)[(k * G + gate) * H + unit]
+                 : 0.0f;
+    });
+  }
+  // A lane's elements: of the piece they are in they have unit `group & 3`.
+  const auto row_of = [&](int e) { return quad * 2 + (kGateRows ? group >> 2 : e & 1); };
+  const auto piece_of = [&](int t, int e) {
+    return kGateRows ? tile0 + t : (tile0 + t) * 4 + (e >> 1) * 2 + (group >> 2);
+  };
+  ForwardElement<CellT> elements[kTiles][kOfTile];
+  MR_UNROLL for (int t = 0; t < kTiles; ++t) {
+    MR_UNROLL for (int e = 0; e < kOfTile; ++e) {
+      start_element<CellT, Storage>(a, rows, row_of(e),
+                                    piece_of(t, e) * kClusterPiece + (group & 3), elements[t][e]);
+    }
+  }
+  // The first state comes from memory, to all blocks.
+  const int live_first = rows.live(first);
+  for (int at = thread; at < kPieces * kClusterRows; at += static_cast<int>(blockDim.x)) {
+    const int piece = at / kClusterRows, row = at % kClusterRows;
+    const int64_t i = rows.row0 + row;
+    Piece<Storage> values{};
+    for (int j = 0; j < kClusterPiece; ++j) {
+      const int64_t unit = piece * kClusterPiece + j;
+      if (row >= live_first || unit >= H) continue;
+      const int64_t state = state_row(a.call, a.states, first, i) * H + unit;
+      const float h = static_cast<const float*>(a.states.h)[state] *
+                      dropout_at<Storage>(p.recurrent_dropout, p, 0, a.call.steps.row[i], H, unit);
+      constexpr int kPacked = Operand<Storage>::kPacked;
+      values.word[j / kPacked] |= Operand<Storage>::bits(h) << (j % kPacked * 16);
+    }
+    states[place_in_operand(piece, row)] = values;
+  }
+  cluster_barrier();
+
+  const Acts acts(p);
+  const int64_t start = a.call.steps.offset[first];
+  int64_t packed = start, packed_next = a.call.steps.offset[first + 1];
+  MR_UNROLL for (int t = 0; t < kTiles; ++t) {
+    MR_UNROLL for (int e = 0; e < kOfTile; ++e) fetch(a, first, 0, elements[t][e]);
+  }
+  unsigned turn = 0;
+  for (int64_t step = first; step < rows.end; ++step, ++turn) {
+    const unsigned now = turn & 1, then = now ^ 1;
+    const bool more = step + 1 < rows.end;
+    // Rows that end here need no next state; nobody sends theirs.
+    const int live_next = more ? rows.live(step + 1) : 0;
+    if (more && thread == 0) {
+      mbarrier_arrive_expect(barriers + then,
+                             static_cast<unsigned>(live_next * kUnits * kShape.operand_bytes));
+    }
+    const int64_t packed_after = more ? a.call.steps.offset[step + 2] : 0;
+    float x[kTiles][kOfTile][G];
+    int32_t position[kTiles][kOfTile];
+    MR_UNROLL for (int t = 0; t < kTiles; ++t) {
+      MR_UNROLL for (int e = 0; e < kOfTile; ++e) {
+        MR_UNROLL for (int g = 0; g < G; ++g) x[t][e][g] = elements[t][e].x[g];
+        position[t][e] = elements[t][e].position;
+        if (more) fetch(a, step + 1, packed_next - start, elements[t][e]);
+      }
+    }
+    if (turn > 0) mbarrier_wait(barriers + now, (turn - 1) >> 1 & 1);
+    float sum[kTiles][4];
+    multiply_tiles(weights, states + now * kPieces * kClusterRows, sum);
+    MR_UNROLL for (int t = 0; t < kTiles; ++t) {
+      float u[kOfTile][4];
+      if constexpr (kGateRows) {
+        // The lower half of the warp has gates 0 and 1 of two rows, the upper half 2 and 3: each
+        // gives one of its rows for the rest of the other.
+        const bool upper = group >> 2;
+        const float got0 = __shfl_xor_sync(kAllLanes, upper ? sum[t][0] : sum[t][1], 16);
+        const float got1 = __shfl_xor_sync(kAllLanes, upper ? sum[t][2] : sum[t][3], 16);
+        u[0][0] = upper ? got0 : sum[t][0];
+        u[0][1] = upper ? got1 : sum[t][2];
+        u[0][2] = upper ? sum[t][1] : got0;
+        u[0][3] = upper ? sum[t][3] : got1;
+      } else {
+        MR_UNROLL for (int e = 0; e < kOfTile; ++e) u[e][0] = sum[t][e];
+      }
+      MR_UNROLL for (int e = 0; e < kOfTile; ++e) {
+        ForwardElement<CellT>& own = elements[t][e];
+        if (step < own.count) {
+          forward_element<CellT, Acts, Storage>(a, acts, step, packed, packed_next, u[e], x[t][e],
+                                                position[t][e], own);
+        }
+        if (!more) continue;
+        // A piece goes to every block: its lanes share them out. They may write at once: a block
+        // that has this buffer's next state to send has heard from all that they read the last.
+        const Piece<Storage> piece = piece_of_lanes<Storage>(own.h * own.dropout);
+        if (row_of(e) >= live_next) continue;
+        Piece<Storage>* to = states + then * kPieces * kClusterRows +
+                             place_in_operand(piece_of(t, e), row_of(e));
+        MR_UNROLL for (int block = 0; block < kBlocks; block += 4) {
+          const int receiver = block + (group & 3);
+          if (receiver < kBlocks) store_async(to, receiver, piece, barriers + then);
+        }
+      }
+    }
+    packed = packed_next;
+    packed_next = packed_after;
+  }
+  cluster_barrier();  // none leaves while another may still send to it
+}
+
+// --- backward ------------------------------------------------------------------------------------
+
+// What a step needs from memory of one unit of one row.
+template <class CellT>
+struct BackwardValues {
+  float saved[CellT::kSlots], h, c, d_output;
+};
+
+template <class CellT, class Storage>
+MR_INLINE BackwardValues<CellT> fetch(const BackwardStep& a, int64_t start, int64_t n, int64_t unit) {
+  const int64_t H = a.call.problem.units;
+  BackwardValues<CellT> values;
+  load_saved<CellT, Storage>(a, n, unit, values.saved);
+  values.h = static_cast<const float*>(a.h)[n * H + unit];
+  values.c = CellT::kState ? static_cast<const float*>(a.c)[n * H + unit] : 0;
+  values.d_output = a.d_outputs != nullptr
+                        ? static_cast<const float*>(a.d_outputs)[(n - start) * H + unit]
+                        : 0;
+  return values;
+}
+
+// The steps [call.first, call.end), backwards, and what their first step passes on. A block makes
+// the gradients of its own units' gates; their product is its part of every unit's d_h, and each
+// block adds up the parts of its units, in the order of the blocks.
+template <class CellT, class Acts, class Storage, int kUnits, int kBlocks>
+__global__ void __launch_bounds__(
+    ClusterShape{CellT::kGates, 4 / Operand<Storage>::kPacked, kUnits, kBlocks}.backward_threads())
+    backward_cluster(BackwardStep a) {
+  constexpr ClusterShape kShape{CellT::kGates, 4 / Operand<Storage>::kPacked, kUnits, kBlocks};
+  constexpr int G = CellT::kGates, S = CellT::kSlots, kPacked = Operand<Storage>::kPacked;
+  constexpr int kOwn = kShape.block_units(), kDepth = kShape.backward_depth();
+  constexpr int kTiles = kShape.backward_tiles_of_warp(), kThreadsOfBlock = kShape.backward_threads();
+  constexpr int kElements = kOwn * kClusterRows / kThreadsOfBlock;
+  constexpr int kPieces = kDepth / kClusterPiece, kPart = kOwn * kClusterRows;
+  MR_SHARED(memory);
+  auto* barriers = reinterpret_cast<uint64_t*>(memory);  // [2]
+  auto* parts =                                          // [2][kBlocks][kPart]
+      reinterpret_cast<float*>(memory + kClusterBarrierBytes);
+  auto* operand = reinterpret_cast<Piece<Storage>*>(parts + 2 * kBlocks * kPart);  // [2][kPieces][]
+  const Problem& p = a.call.problem;
+  const int64_t H = p.units, first = a.call.first;
+  const int64_t* offset = a.call.steps.offset;
+  const ClusterRows rows(a.call, kBlocks);
+  if (rows.end <= first) return;
+  const int rank = static_cast<int>(cluster_rank()), thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp, warp = thread / kWarp, quad = lane & 3, group = lane >> 2;
+  make_barriers(barriers);
+
+  LeftTile<Storage, kDepth> weights[kTiles];  // rows: the units that a gradient goes to
+  MR_UNROLL for (int t = 0; t < kTiles; ++t) {
+    weights[t].load([&](int half, int k) {
+      const int to = (warp * kTiles + t) * 16 + group * 2 + half, own = rank * kOwn + k % kOwn;
+      return to < H && own < H ? static_cast<const float*>(a.recurrent_kernel)[
+                                     (to * G + CellT::recurrent_gate(k / kOwn)) * H + own]
+                               : 0.0f;
+    });
+  }
+  // A part lies as the products' results do: [kOwn / 16 tiles][lanes][4]. Element e of a thread is
+  // number e * threads + thread there.
+  struct Element {
+    int64_t i, unit;
+    int32_t count;
+    float d_h, d_c, dropout;
+    BackwardValues<CellT> values;
+  };
+  Element elements[kElements];
+  const int64_t start = offset[first];
+  int64_t packed = offset[rows.end - 1];
+  MR_UNROLL for (int e = 0; e < kElements; ++e) {
+    const int number = e * kThreadsOfBlock + thread;
+    const int row = (number >> 2 & 3) * 2 + (number & 1);
+    const int32_t count = rows.count_of(row);
+    Element& own = elements[e];
+    own = {};
+    own.i = rows.row0 + row;
+    own.unit = rank * kOwn + number / 16 * 2 + (number >> 1 & 1);
+    own.count = own.unit < H ? count : 0;
+    own.dropout = 1;
+    if (own.count <= first) continue;
+    own.d_h = static_cast<const float*>(a.d_h)[own.i * H + own.unit];
+    if (CellT::kState) own.d_c = static_cast<const float*>(a.d_c)[own.i * H + own.unit];
+    own.dropout = dropout_at<Storage>(p.recurrent_dropout, p, 0, a.call.steps.row[own.i], H,
+                                      own.unit);
+    if (own.count >= rows.end) {
+      own.values = fetch<CellT, Storage>(a, start, packed + own.i, own.unit);
+    }
+  }
+  cluster_barrier();
+
+  // What the last turn's products of all blocks say of an element.
+  const auto arrived = [&](unsigned turn, int e) {
+    const float* from = parts + (turn & 1) * kBlocks * kPart + e * kThreadsOfBlock + thread;
+    float sum = 0;
+    MR_UNROLL for (int block = 0; block < kBlocks; ++block) sum += from[block * kPart];
+    return sum * elements[e].dropout;
+  };
+  const Acts acts(p);
+  unsigned turn = 0;
+  for (int64_t step = rows.end - 1; step >= first; --step, ++turn) {
+    const unsigned now = turn & 1;
+    // Rows without the step have zeros, and pairs of such rows are not sent.
+    const int pairs = (rows.live(step) + 1) / 2;
+    if (thread == 0) {
+      mbarrier_arrive_expect(barriers + now, static_cast<unsigned>(pairs * kUnits * 8));
+    }
+    const int64_t packed_before = step > first ? offset[step - 1] : 0;
+    BackwardValues<CellT> values[kElements];
+    MR_UNROLL for (int e = 0; e < kElements; ++e) {
+      Element& own = elements[e];
+      values[e] = own.values;
+      if (step > first && own.count >= step) {
+        own.values = fetch<CellT, Storage>(a, start, packed_before + own.i, own.unit);
+      }
+    }
+    if (turn > 0) mbarrier_wait(barriers + (now ^ 1), (turn - 1) >> 1 & 1);
+    MR_UNROLL for (int e = 0; e < kElements; ++e) {
+      Element& own = elements[e];
+      float d[S] = {};
+      if (turn > 0 && own.count > step + 1) own.d_h += arrived(turn - 1, e);
+      if (own.count > step) {
+        const BackwardValues<CellT>& v = values[e];
+        own.d_h = CellT::backward(acts, v.saved, v.h, v.c, own.d_h + v.d_output, own.d_c, d);
+        float* to = static_cast<float*>(a.d_gates) + (packed - start + own.i) * S * H + own.unit;
+        MR_UNROLL for (int j = 0; j < S; ++j) to[j * H] = d[j];
+      }
+      // Two units that share a word are neighbours in bit 1 of the lane.
+      const int number = e * kThreadsOfBlock + thread, row = (number >> 2 & 3) * 2 + (number & 1);
+      const int unit = number / 16 * 2 + (number >> 1 & 1);
+      MR_UNROLL for (int j = 0; j < G; ++j) {
+        const int piece = (j * kOwn + unit) / kClusterPiece;
+        Piece<Storage>& to = operand[now * kPieces * kClusterRows + place_in_operand(piece, row)];
+        const uint32_t bits = Operand<Storage>::bits(d[j]);
+        if constexpr (kPacked == 1) {
+          to.word[unit & 3] = bits;
+        } else {
+          const uint32_t next = __shfl_xor_sync(kAllLanes, bits, 2);
+          if (unit % 2 == 0) to.word[unit >> 1 & 1] = bits | next << 16;
+        }
+      }
+    }
+    __syncthreads();  // all of the block's gates are there, and all parts of the last turn read
+    float sum[kTiles][4];
+    multiply_tiles(weights, operand + now * kPieces * kClusterRows, sum);
+    MR_UNROLL for (int t = 0; t < kTiles; ++t) {
+      const int tile = warp * kTiles + t, receiver = tile / (kOwn / 16);
+      // A block may be written to: it has read these parts' last values before it sent those that
+      // this block has waited for.
+      uint32_t words[4];
+      memcpy(words, sum[t], sizeof(words));
+      float* to = parts + (now * kBlocks + rank) * kPart + tile % (kOwn / 16) * 128 + lane * 4;
+      if (quad < pairs) store_async(to, receiver, words, barriers + now);
+    }
+    packed = packed_before;
+  }
+  mbarrier_wait(barriers + ((turn - 1) & 1), (turn - 1) >> 1 & 1);
+  MR_UNROLL for (int e = 0; e < kElements; ++e) {
+    const Element& own = elements[e];
+    if (own.count <= first) continue;
+    static_cast<float*>(a.d_h)[own.i * H + own.unit] = own.d_h + arrived(turn - 1, e);
+    if (CellT::kState) static_cast<float*>(a.d_c)[own.i * H + own.unit] = own.d_c;
+  }
+  cluster_barrier();
+}
+
+}  // namespace masked_rnn::cuda
+
+#endif
