@@ -2,6 +2,9 @@
 where they can do it, forced; a reason where they cannot."""
 
 import itertools
+import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +12,11 @@ import pytest
 from . import cases
 from .cases import FORWARD_RESULTS, Case
 from .test_core import check_same_bits, rows_of, take_rows
-from .test_cuda import PER_ROW, _cusim, backward, forward, poison_masked, pytestmark, run, setting
+from .test_cuda import FOLDER, PER_ROW, backward, forward, poison_masked, pytestmark, run, setting
 
 __all__ = ["pytestmark", "setting"]
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # What enters a recurrent product is rounded: the state, times its dropout, and in backward the
 # gradients of the gates; to 2^-9 of its size in bfloat16, to 2^-12 in float16 and TF32.  So each
@@ -156,3 +161,23 @@ def test_chosen_where_they_can_be_had(dtype, setting):
     assert forward("lstm", arguments)[0]["outputs"].tobytes() != want["outputs"].tobytes()
     setting(CUSIM_KERNEL="")
     check_same_bits(forward("lstm", arguments)[0], want)
+
+
+# --- faults --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (FOLDER / "libcusim.a").exists(), reason="no libcusim.a: make cusim")
+@pytest.mark.parametrize("fault", ["", "MISSING_WAIT", "EARLY_PHASE", "MISSING_BARRIER"])
+def test_planted_faults_are_found(fault, tmp_path):
+    program = tmp_path / "check_cluster"
+    includes = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/core")]
+    define = [f"-DFAULT_{fault}"] if fault else []
+    source = ROOT / "tests/cuda/check_cluster.cc"
+    subprocess.run(["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-pthread", *includes, *define,
+                    "-o", program, source, FOLDER / "libcusim.a"], check=True)  # fmt: skip
+    found = []
+    for order in ("fifo", "lifo", "1", "2"):
+        environment = {**os.environ, "CUSIM_ORDER": order}
+        found.append(subprocess.run([program], env=environment, capture_output=True, text=True,
+                                    timeout=60).stdout)  # fmt: skip
+    assert all(text == "PASS\n" for text in found) if not fault else "PASS\n" not in found, found

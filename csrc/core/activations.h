@@ -22,6 +22,23 @@ MR_INLINE V softplus_of(V x) {
 }
 
 template <class V>
+MR_INLINE V relu6_of(V x) {
+  const V zero = fill<V>(0), six = fill<V>(6);
+  return x < zero ? zero : (x > six ? six : x);
+}
+template <class V>
+MR_INLINE V relu6_slope_of(V x) {
+  const V zero = fill<V>(0), one = fill<V>(1);
+  return x > zero ? (x < fill<V>(6) ? one : zero) : zero;
+}
+template <class V>
+MR_INLINE V hard_sigmoid_of(V x) {
+  return relu6_of(x + fill<V>(3)) / fill<V>(6);
+}
+
+// Neither this nor `slope` calls itself, which would keep compilers from inlining it: a call would
+// cost a kernel that keeps its weights in registers all of them.
+template <class V>
 MR_DEVICE V activate(Activation activation, V x) {
   const V zero = fill<V>(0), one = fill<V>(1), half = fill<V>(0.5);
   switch (activation) {
@@ -29,7 +46,7 @@ MR_DEVICE V activate(Activation activation, V x) {
     case Activation::kSigmoid: return sigmoid_of(x);
     case Activation::kLinear: return x;
     case Activation::kRelu: return x < zero ? zero : x;
-    case Activation::kRelu6: return x < zero ? zero : (x > fill<V>(6) ? fill<V>(6) : x);
+    case Activation::kRelu6: return relu6_of(x);
     case Activation::kLeakyRelu: return x > zero ? x : fill<V>(0.2) * x;
     case Activation::kElu:
     case Activation::kCelu: return x < zero ? expm1_of(x) : x;
@@ -40,9 +57,8 @@ MR_DEVICE V activate(Activation activation, V x) {
     case Activation::kSoftplus: return softplus_of(x);
     case Activation::kSoftsign: return x / (one + abs_of(x));
     case Activation::kSilu: return x * sigmoid_of(x);
-    case Activation::kHardSigmoid:
-      return activate(Activation::kRelu6, x + fill<V>(3)) / fill<V>(6);
-    case Activation::kHardSilu: return x * activate(Activation::kHardSigmoid, x);
+    case Activation::kHardSigmoid: return hard_sigmoid_of(x);
+    case Activation::kHardSilu: return x * hard_sigmoid_of(x);
     case Activation::kHardTanh: return x < -one ? -one : (x > one ? one : x);
     case Activation::kExponential: return exp_of(x);
     case Activation::kMish: return x * tanh_of(softplus_of(x));
@@ -76,7 +92,7 @@ MR_DEVICE V slope(Activation activation, V x) {
     }
     case Activation::kLinear: return one;
     case Activation::kRelu: return x > zero ? one : zero;
-    case Activation::kRelu6: return x > zero ? (x < fill<V>(6) ? one : zero) : zero;
+    case Activation::kRelu6: return relu6_slope_of(x);
     case Activation::kLeakyRelu: return x > zero ? one : fill<V>(0.2);
     case Activation::kElu: return x < zero ? exp_of(x) : one;
     case Activation::kCelu:  // max(x, 0) + expm1(min(x, 0)): at 0 Keras has both slopes
@@ -97,10 +113,9 @@ MR_DEVICE V slope(Activation activation, V x) {
       const V s = sigmoid_of(x);
       return s * (one + x * (one - s));
     }
-    case Activation::kHardSigmoid:
-      return slope(Activation::kRelu6, x + fill<V>(3)) / fill<V>(6);
+    case Activation::kHardSigmoid: return relu6_slope_of(x + fill<V>(3)) / fill<V>(6);
     case Activation::kHardSilu:
-      return activate(Activation::kHardSigmoid, x) + x * slope(Activation::kHardSigmoid, x);
+      return hard_sigmoid_of(x) + x * (relu6_slope_of(x + fill<V>(3)) / fill<V>(6));
     case Activation::kHardTanh: return abs_of(x) <= one ? one : zero;
     case Activation::kExponential: return exp_of(x);
     case Activation::kMish: {

@@ -23,7 +23,7 @@ int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 // A multiprocessor's registers, and how many a thread needs beside its weights.
 constexpr int kRegisters = 65536;
 constexpr int kRegistersOfThread = 255;
-constexpr int kOtherRegisters = 90;
+constexpr int kOtherRegisters = 72;
 constexpr int kLargestPortableCluster = 8;
 
 bool weights_fit(int threads, int weights) {

@@ -97,19 +97,27 @@ struct LeftTile {
   static constexpr int kPacked = Operand<Storage>::kPacked;
   static constexpr int kProducts = kDepth / (8 * kPacked);
   static constexpr int kOfPiece = 2 / kPacked;  // products that a piece serves
+  static constexpr int kLoadsAtOnce = 4 / kPacked;
   uint32_t word[kProducts][4];
 
-  // value(half, k): element k of the lane's row in that half of the tile.
-  template <class Value>
-  MR_INLINE void load(const Value& value) {
+  // Element k of the lane's row in each half of the tile is rows[half][place(k)]; zero where the
+  // place is negative, or there is no row.
+  template <class Place>
+  MR_INLINE void load(const float* const (&rows)[2], const Place& place) {
     const int quad = static_cast<int>(threadIdx.x & 3);
+    const auto bits = [&](int half, int k) {
+      const int at = place(k);
+      return Operand<Storage>::bits(rows[half] != nullptr && at >= 0 ? rows[half][at] : 0);
+    };
     MR_UNROLL for (int t = 0; t < kProducts; ++t) {
       MR_UNROLL for (int r = 0; r < 4; ++r) {
         const int piece = t / kOfPiece * 4 + quad, in_piece = t % kOfPiece * 2 + (r >> 1);
         const int k = piece * kClusterPiece + in_piece * kPacked;
-        word[t][r] = Operand<Storage>::bits(value(r & 1, k));
-        if constexpr (kPacked == 2) word[t][r] |= Operand<Storage>::bits(value(r & 1, k + 1)) << 16;
+        word[t][r] = bits(r & 1, k);
+        if constexpr (kPacked == 2) word[t][r] |= bits(r & 1, k + 1) << 16;
       }
+      // No more loads at once than registers can take: compilers move none across this.
+      if (t % kLoadsAtOnce == kLoadsAtOnce - 1) __threadfence_block();
     }
   }
 };
@@ -142,22 +150,22 @@ MR_INLINE void multiply_tiles(const LeftTile<Storage, kDepth> (&tiles)[kTiles],
 // --- the rows of a cluster -----------------------------------------------------------------------
 
 struct ClusterRows {
-  int64_t row0;   // the first one, in sorted order
+  int32_t row0;   // the first one, in sorted order
   int32_t count;  // real steps of row `lane`; zero past the last
-  int64_t end;    // of the chunk's steps that a row has
+  int32_t end;    // of the chunk's steps that a row has
 
   MR_INLINE ClusterRows(const Call& call, int blocks) {
     const Steps& steps = call.steps;
-    const int64_t lane = threadIdx.x % kWarp;
-    row0 = static_cast<int64_t>(blockIdx.x / blocks) * kClusterRows;
-    const bool inside = lane < kClusterRows && row0 + lane < call.problem.batch;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % kWarp);
+    row0 = static_cast<int32_t>(blockIdx.x / blocks) * kClusterRows;
+    const bool inside = lane < kClusterRows && int64_t{row0} + lane < call.problem.batch;
     count = inside ? steps.count[steps.row[row0 + lane]] : 0;
-    const int64_t most = count_of(0);
-    end = most < call.end ? most : call.end;
+    const int32_t most = count_of(0), last = static_cast<int32_t>(call.end);
+    end = most < last ? most : last;
   }
   MR_INLINE int32_t count_of(int row) const { return __shfl_sync(kAllLanes, count, row); }
   // Rows that have the step: the first ones, as they are sorted.
-  MR_INLINE int live(int64_t step) const { return __popc(__ballot_sync(kAllLanes, count > step)); }
+  MR_INLINE int live(int32_t step) const { return __popc(__ballot_sync(kAllLanes, count > step)); }
 };
 
 // Barriers of the two buffers of what arrives: buffer b is full for the n-th time when phase n of
@@ -175,8 +183,8 @@ MR_INLINE void make_barriers(uint64_t* barriers) {
 // A thread's element: one unit of one row, its state and what does not change.
 template <class CellT>
 struct ForwardElement {
-  int64_t i, unit, b;
-  int32_t count;  // real steps of the row; zero outside of the batch and the units
+  int32_t i, unit, b;  // its row in sorted order, and in the batch
+  int32_t count;       // real steps of the row; zero outside of the batch and the units
   float h, c, dropout;
   float bias[CellT::kGates], recurrent_bias;
   float x[CellT::kGates];  // projection of the next step
@@ -184,7 +192,7 @@ struct ForwardElement {
 };
 
 template <class CellT, class Storage>
-MR_INLINE void start_element(const ForwardStep& a, const ClusterRows& rows, int row, int64_t unit,
+MR_INLINE void start_element(const ForwardStep& a, const ClusterRows& rows, int row, int unit,
                              ForwardElement<CellT>& e) {
   const Problem& p = a.call.problem;
   const int32_t count = rows.count_of(row);
@@ -209,7 +217,7 @@ MR_INLINE void start_element(const ForwardStep& a, const ClusterRows& rows, int 
 
 // Asks for what a step needs from memory; `local` is the step's first row in the local buffer.
 template <class CellT>
-MR_INLINE void fetch(const ForwardStep& a, int64_t step, int64_t local, ForwardElement<CellT>& e) {
+MR_INLINE void fetch(const ForwardStep& a, int32_t step, int64_t local, ForwardElement<CellT>& e) {
   const Problem& p = a.call.problem;
   if (e.count <= step) return;
   const float* from = static_cast<const float*>(a.projection) +
@@ -218,19 +226,25 @@ MR_INLINE void fetch(const ForwardStep& a, int64_t step, int64_t local, ForwardE
   if (p.return_sequences) e.position = a.call.steps.position[e.b * p.time + step];
 }
 
-// The cell's formulas on an element, and what becomes of the new state. `packed` is the first
-// packed row of the step, `packed_next` of the one after.
-template <class CellT, class Acts, class Storage>
-MR_INLINE void forward_element(const ForwardStep& a, const Acts& acts, int64_t step, int64_t packed,
-                               int64_t packed_next, float* sum, const float* projection,
-                               int32_t position, ForwardElement<CellT>& e) {
-  constexpr int G = CellT::kGates, S = CellT::kSlots;
-  const Problem& p = a.call.problem;
-  float x[G], saved[S] = {}, c = 0;
-  MR_UNROLL for (int g = 0; g < G; ++g) x[g] = projection[g] + e.bias[g];
-  if (CellT::kCell == Cell::kGru) sum[2] += e.recurrent_bias;
-  e.h = CellT::forward(acts, x, sum, e.h, e.c, saved, c);
+// The cell's formulas on an element, from the recurrent product and the projection.
+template <class CellT, class Acts>
+MR_INLINE void forward_element(const Acts& acts, float* product, const float* projection,
+                               ForwardElement<CellT>& e, float (&saved)[CellT::kSlots]) {
+  float x[CellT::kGates], c = 0;
+  MR_UNROLL for (int g = 0; g < CellT::kGates; ++g) x[g] = projection[g] + e.bias[g];
+  if (CellT::kCell == Cell::kGru) product[2] += e.recurrent_bias;
+  e.h = CellT::forward(acts, x, product, e.h, e.c, saved, c);
   e.c = c;
+}
+
+// What becomes of an element's new state. `packed` is the first packed row of the step,
+// `packed_next` of the one after.
+template <class CellT, class Storage>
+MR_INLINE void put_element(const ForwardStep& a, int32_t step, int64_t packed, int64_t packed_next,
+                           int32_t position, const float (&saved)[CellT::kSlots],
+                           const ForwardElement<CellT>& e) {
+  constexpr int S = CellT::kSlots;
+  const Problem& p = a.call.problem;
   if (a.saved != nullptr) {
     float* keep = static_cast<float*>(a.saved) + (packed + e.i) * S * p.units + e.unit;
     MR_UNROLL for (int j = 0; j < S; ++j) keep[j * p.units] = saved[j];
@@ -267,7 +281,9 @@ __global__ void __launch_bounds__(
   auto* states =                                         // [2][kPieces][kClusterRows]
       reinterpret_cast<Piece<Storage>*>(memory + kClusterBarrierBytes);
   const Problem& p = a.call.problem;
-  const int64_t H = p.units, first = a.call.first;
+  const int32_t first = static_cast<int32_t>(a.call.first);
+  const int H = static_cast<int>(p.units);
+  const float* recurrent_kernel = static_cast<const float*>(a.recurrent_kernel);
   const ClusterRows rows(a.call, kBlocks);
   if (rows.end <= first) return;  // the whole cluster does
   const int rank = static_cast<int>(cluster_rank()), thread = static_cast<int>(threadIdx.x);
@@ -278,13 +294,13 @@ __global__ void __launch_bounds__(
   // A tile's row: gates of four units, a lane's two rows being neighbouring gates; or 16 units.
   LeftTile<Storage, kUnits> weights[kTiles];
   MR_UNROLL for (int t = 0; t < kTiles; ++t) {
-    weights[t].load([&](int half, int k) {
-      const int gate = kGateRows ? (group >> 2) * 2 + half : 0;
-      const int unit = kGateRows ? (tile0 + t) * 4 + (group & 3) : (tile0 + t) * 16 + group + 8 * half;
-      return k < H && unit < H && gate < G
-                 ? static_cast<const float*>(a.recurrent_kernel)[(k * G + gate) * H + unit]
-                 : 0.0f;
-    });
+    const float* of_rows[2];
+    MR_UNROLL for (int half = 0; half < 2; ++half) {
+      const int tile = tile0 + t, gate = kGateRows ? (group >> 2) * 2 + half : 0;
+      const int unit = kGateRows ? tile * 4 + (group & 3) : tile * 16 + group + 8 * half;
+      of_rows[half] = unit < H && gate < G ? recurrent_kernel + gate * H + unit : nullptr;
+    }
+    weights[t].load(of_rows, [&](int k) { return k < H ? k * G * H : -1; });
   }
   // A lane's elements: of the piece they are in they have unit `group & 3`.
   const auto row_of = [&](int e) { return quad * 2 + (kGateRows ? group >> 2 : e & 1); };
@@ -305,7 +321,7 @@ __global__ void __launch_bounds__(
     const int64_t i = rows.row0 + row;
     Piece<Storage> values{};
     for (int j = 0; j < kClusterPiece; ++j) {
-      const int64_t unit = piece * kClusterPiece + j;
+      const int unit = piece * kClusterPiece + j;
       if (row >= live_first || unit >= H) continue;
       const int64_t state = state_row(a.call, a.states, first, i) * H + unit;
       const float h = static_cast<const float*>(a.states.h)[state] *
@@ -324,7 +340,7 @@ __global__ void __launch_bounds__(
     MR_UNROLL for (int e = 0; e < kOfTile; ++e) fetch(a, first, 0, elements[t][e]);
   }
   unsigned turn = 0;
-  for (int64_t step = first; step < rows.end; ++step, ++turn) {
+  for (int32_t step = first; step < rows.end; ++step, ++turn) {
     const unsigned now = turn & 1, then = now ^ 1;
     const bool more = step + 1 < rows.end;
     // Rows that end here need no next state; nobody sends theirs.
@@ -361,12 +377,10 @@ __global__ void __launch_bounds__(
       } else {
         MR_UNROLL for (int e = 0; e < kOfTile; ++e) u[e][0] = sum[t][e];
       }
+      float saved[kOfTile][CellT::kSlots] = {};
       MR_UNROLL for (int e = 0; e < kOfTile; ++e) {
         ForwardElement<CellT>& own = elements[t][e];
-        if (step < own.count) {
-          forward_element<CellT, Acts, Storage>(a, acts, step, packed, packed_next, u[e], x[t][e],
-                                                position[t][e], own);
-        }
+        if (step < own.count) forward_element(acts, u[e], x[t][e], own, saved[e]);
         if (!more) continue;
         // A piece goes to every block: its lanes share them out. They may write at once: a block
         // that has this buffer's next state to send has heard from all that they read the last.
@@ -378,6 +392,11 @@ __global__ void __launch_bounds__(
           const int receiver = block + (group & 3);
           if (receiver < kBlocks) store_async(to, receiver, piece, barriers + then);
         }
+      }
+      MR_UNROLL for (int e = 0; e < kOfTile; ++e) {  // for which nobody waits
+        const ForwardElement<CellT>& own = elements[t][e];
+        if (step >= own.count) continue;
+        put_element<CellT, Storage>(a, step, packed, packed_next, position[t][e], saved[e], own);
       }
     }
     packed = packed_next;
@@ -426,7 +445,9 @@ __global__ void __launch_bounds__(
       reinterpret_cast<float*>(memory + kClusterBarrierBytes);
   auto* operand = reinterpret_cast<Piece<Storage>*>(parts + 2 * kBlocks * kPart);  // [2][kPieces][]
   const Problem& p = a.call.problem;
-  const int64_t H = p.units, first = a.call.first;
+  const int32_t first = static_cast<int32_t>(a.call.first);
+  const int H = static_cast<int>(p.units);
+  const float* recurrent_kernel = static_cast<const float*>(a.recurrent_kernel);
   const int64_t* offset = a.call.steps.offset;
   const ClusterRows rows(a.call, kBlocks);
   if (rows.end <= first) return;
@@ -436,18 +457,20 @@ __global__ void __launch_bounds__(
 
   LeftTile<Storage, kDepth> weights[kTiles];  // rows: the units that a gradient goes to
   MR_UNROLL for (int t = 0; t < kTiles; ++t) {
-    weights[t].load([&](int half, int k) {
-      const int to = (warp * kTiles + t) * 16 + group * 2 + half, own = rank * kOwn + k % kOwn;
-      return to < H && own < H ? static_cast<const float*>(a.recurrent_kernel)[
-                                     (to * G + CellT::recurrent_gate(k / kOwn)) * H + own]
-                               : 0.0f;
+    const float* of_rows[2];
+    MR_UNROLL for (int half = 0; half < 2; ++half) {
+      const int to = (warp * kTiles + t) * 16 + group * 2 + half;
+      of_rows[half] = to < H ? recurrent_kernel + to * G * H : nullptr;
+    }
+    weights[t].load(of_rows, [&](int k) {
+      const int own = rank * kOwn + k % kOwn;
+      return own < H ? CellT::recurrent_gate(k / kOwn) * H + own : -1;
     });
   }
   // A part lies as the products' results do: [kOwn / 16 tiles][lanes][4]. Element e of a thread is
   // number e * threads + thread there.
   struct Element {
-    int64_t i, unit;
-    int32_t count;
+    int32_t i, unit, count;
     float d_h, d_c, dropout;
     BackwardValues<CellT> values;
   };
@@ -465,8 +488,8 @@ __global__ void __launch_bounds__(
     own.count = own.unit < H ? count : 0;
     own.dropout = 1;
     if (own.count <= first) continue;
-    own.d_h = static_cast<const float*>(a.d_h)[own.i * H + own.unit];
-    if (CellT::kState) own.d_c = static_cast<const float*>(a.d_c)[own.i * H + own.unit];
+    own.d_h = static_cast<const float*>(a.d_h)[own.i * p.units + own.unit];
+    if (CellT::kState) own.d_c = static_cast<const float*>(a.d_c)[own.i * p.units + own.unit];
     own.dropout = dropout_at<Storage>(p.recurrent_dropout, p, 0, a.call.steps.row[own.i], H,
                                       own.unit);
     if (own.count >= rows.end) {
@@ -484,7 +507,7 @@ __global__ void __launch_bounds__(
   };
   const Acts acts(p);
   unsigned turn = 0;
-  for (int64_t step = rows.end - 1; step >= first; --step, ++turn) {
+  for (int32_t step = rows.end - 1; step >= first; --step, ++turn) {
     const unsigned now = turn & 1;
     // Rows without the step have zeros, and pairs of such rows are not sent.
     const int pairs = (rows.live(step) + 1) / 2;
@@ -544,8 +567,8 @@ __global__ void __launch_bounds__(
   MR_UNROLL for (int e = 0; e < kElements; ++e) {
     const Element& own = elements[e];
     if (own.count <= first) continue;
-    static_cast<float*>(a.d_h)[own.i * H + own.unit] = own.d_h + arrived(turn - 1, e);
-    if (CellT::kState) static_cast<float*>(a.d_c)[own.i * H + own.unit] = own.d_c;
+    static_cast<float*>(a.d_h)[own.i * p.units + own.unit] = own.d_h + arrived(turn - 1, e);
+    if (CellT::kState) static_cast<float*>(a.d_c)[own.i * p.units + own.unit] = own.d_c;
   }
   cluster_barrier();
 }

@@ -62,7 +62,12 @@ struct ClusterShape {
 
   // Backward: rows of a tile are units that a gradient goes to; its depth is a block's own gates.
   constexpr int backward_depth() const { return gates * block_units(); }
-  constexpr int backward_tiles_of_warp() const { return blocks > 4 ? blocks / 4 : 1; }
+  constexpr int backward_tiles_of_warp() const {  // eight warps, or as many as that allows
+    const int least = blocks > 4 ? blocks / 4 : 1;
+    const bool twice = units / 16 / least > 8 && units / 16 % (2 * least) == 0 &&
+                       least * backward_depth() * operand_bytes <= 512;
+    return twice ? 2 * least : least;
+  }
   constexpr int backward_threads() const { return units / 16 / backward_tiles_of_warp() * 32; }
   constexpr int backward_shared_bytes() const {  // twice: gradients of gates, and parts of d_h
     return kClusterBarrierBytes +
