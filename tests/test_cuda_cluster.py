@@ -175,9 +175,9 @@ def test_planted_faults_are_found(fault, tmp_path):
     source = ROOT / "tests/cuda/check_cluster.cc"
     subprocess.run(["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-pthread", *includes, *define,
                     "-o", program, source, FOLDER / "libcusim.a"], check=True)  # fmt: skip
-    found = []
+    passed = []
     for order in ("fifo", "lifo", "1", "2"):
         environment = {**os.environ, "CUSIM_ORDER": order}
-        found.append(subprocess.run([program], env=environment, capture_output=True, text=True,
-                                    timeout=60).stdout)  # fmt: skip
-    assert all(text == "PASS\n" for text in found) if not fault else "PASS\n" not in found, found
+        done = subprocess.run([program], env=environment, capture_output=True, text=True, timeout=60)
+        passed.append(done.stdout == "PASS\n")
+    assert not all(passed) if fault else all(passed), passed

@@ -27,7 +27,7 @@ MR_INLINE V relu6_of(V x) {
   return x < zero ? zero : (x > six ? six : x);
 }
 template <class V>
-MR_INLINE V relu6_slope_of(V x) {
+MR_INLINE V relu6_slope(V x) {
   const V zero = fill<V>(0), one = fill<V>(1);
   return x > zero ? (x < fill<V>(6) ? one : zero) : zero;
 }
@@ -35,9 +35,11 @@ template <class V>
 MR_INLINE V hard_sigmoid_of(V x) {
   return relu6_of(x + fill<V>(3)) / fill<V>(6);
 }
+template <class V>
+MR_INLINE V hard_sigmoid_slope(V x) {
+  return relu6_slope(x + fill<V>(3)) / fill<V>(6);
+}
 
-// Neither this nor `slope` calls itself, which would keep compilers from inlining it: a call would
-// cost a kernel that keeps its weights in registers all of them.
 template <class V>
 MR_DEVICE V activate(Activation activation, V x) {
   const V zero = fill<V>(0), one = fill<V>(1), half = fill<V>(0.5);
@@ -92,7 +94,7 @@ MR_DEVICE V slope(Activation activation, V x) {
     }
     case Activation::kLinear: return one;
     case Activation::kRelu: return x > zero ? one : zero;
-    case Activation::kRelu6: return relu6_slope_of(x);
+    case Activation::kRelu6: return relu6_slope(x);
     case Activation::kLeakyRelu: return x > zero ? one : fill<V>(0.2);
     case Activation::kElu: return x < zero ? exp_of(x) : one;
     case Activation::kCelu:  // max(x, 0) + expm1(min(x, 0)): at 0 Keras has both slopes
@@ -113,9 +115,8 @@ MR_DEVICE V slope(Activation activation, V x) {
       const V s = sigmoid_of(x);
       return s * (one + x * (one - s));
     }
-    case Activation::kHardSigmoid: return relu6_slope_of(x + fill<V>(3)) / fill<V>(6);
-    case Activation::kHardSilu:
-      return hard_sigmoid_of(x) + x * (relu6_slope_of(x + fill<V>(3)) / fill<V>(6));
+    case Activation::kHardSigmoid: return hard_sigmoid_slope(x);
+    case Activation::kHardSilu: return hard_sigmoid_of(x) + x * hard_sigmoid_slope(x);
     case Activation::kHardTanh: return abs_of(x) <= one ? one : zero;
     case Activation::kExponential: return exp_of(x);
     case Activation::kMish: {

@@ -20,7 +20,7 @@ if(MASKED_RNN_SANITIZE)
 endif()
 
 set(cusim_sources csrc/core/check.cc csrc/core/names.cc)
-foreach(name choose general instances memory queue rnn)
+foreach(name choose cluster general instances memory queue rnn)
   list(APPEND cusim_sources csrc/core/cuda/${name}.cc)
 endforeach()
 add_library(cusim STATIC ${cusim_sources} csrc/cusim/device.cc csrc/cusim/plan.cc

@@ -12,7 +12,7 @@ enum class Kernel { kGeneral, kCluster };
 struct Choice {
   Kernel forward = Kernel::kGeneral;
   Kernel backward = Kernel::kGeneral;
-  ClusterShape cluster{};    // of Kernel::kCluster
+  ClusterShape cluster{};   // where it is that kernel
   int64_t chunk_steps = 1;   // time steps whose inputs, projections and gate gradients lie in memory
   int64_t depth_parts = 1;   // parts that the sums of the weight gradients are split in
 };
@@ -21,8 +21,5 @@ struct Choice {
 Choice choose(const Device& device, const Problem& problem, const Options& options);
 
 const char* name_of(Kernel kernel);
-
-// How a kernel of clusters is launched.
-Launch cluster_launch(const ClusterShape& shape, int64_t clusters, int threads, int shared_bytes);
 
 }  // namespace masked_rnn::cuda

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cluster.h"
+
 namespace masked_rnn::cuda {
 namespace {
 
@@ -63,19 +65,14 @@ void project(const Queue& queue, const Chunk& chunk, const ForwardMemory& memory
   }
 }
 
-// The steps of a chunk, on its projections.
-void recurrence(const Queue& queue, const Choice& choice, ForwardStep step) {
+// The recurrence over the chunk's steps.
+void recurrence_forward(const Queue& queue, const Choice& choice, ForwardStep step) {
   const Problem& p = queue.problem;
-  if (choice.forward == Kernel::kCluster) {
-    queue.launch_clusters("forward_cluster", choice.cluster, choice.cluster.forward_threads(),
-                          choice.cluster.forward_shared_bytes(), step);
-    return;
-  }
+  if (choice.forward == Kernel::kCluster) return cluster_forward(queue, choice, step);
   const std::string step_kernel = queue.of_cell("forward_step");
   const std::string candidate_kernel = queue.of_cell("forward_candidate");
   for (step.step = step.call.first; step.step < step.call.end; ++step.step) {
-    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)),
-                 step);
+    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)), step);
     if (p.cell == Cell::kGruResetBefore) {
       queue.launch(candidate_kernel, step_grid(p), kStepThreads, step_shared(1), step);
     }
@@ -84,22 +81,16 @@ void recurrence(const Queue& queue, const Choice& choice, ForwardStep step) {
 
 // --- backward ------------------------------------------------------------------------------------
 
-// The steps of a chunk, backwards: d_gates, and d_h and d_c of the state before the first.
-void recurrence(const Queue& queue, const Choice& choice, BackwardStep step) {
+void recurrence_backward(const Queue& queue, const Choice& choice, BackwardStep step) {
   const Problem& p = queue.problem;
-  if (choice.backward == Kernel::kCluster) {
-    queue.launch_clusters("backward_cluster", choice.cluster, choice.cluster.backward_threads(),
-                          choice.cluster.backward_shared_bytes(), step);
-    return;
-  }
+  if (choice.backward == Kernel::kCluster) return cluster_backward(queue, choice, step);
   const std::string step_kernel = queue.of_cell("backward_step");
   const std::string reset_kernel = queue.of_cell("backward_reset");
   // The last launch, for the step before the chunk, only passes the first step's gradient on.
   for (step.step = step.call.end - 1; step.step >= step.call.first - 1; --step.step) {
     step.from_next = step.step + 1 < step.call.end;
     step.pointwise = step.step >= step.call.first;
-    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)),
-                 step);
+    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)), step);
     if (p.cell == Cell::kGruResetBefore && step.pointwise) {
       queue.launch(reset_kernel, step_grid(p), kStepThreads, step_shared(1), step);
     }
@@ -241,7 +232,7 @@ void forward_general(const Queue& queue, const Choice& choice, const ForwardMemo
     step.saved = memory.saved;
     step.reset_h = memory.reset_h;
     step.results = results;
-    recurrence(queue, choice, step);
+    recurrence_forward(queue, choice, step);
   }
   queue.by_storage("finish_states", element_blocks(p.batch * p.units),
                    FinishForward{whole, results});
@@ -286,7 +277,7 @@ void backward_general(const Queue& queue, const Choice& choice, const BackwardMe
     step.reset_h = memory.reset_h;
     step.d_h = memory.d_h;
     step.d_c = memory.d_c;
-    recurrence(queue, choice, step);
+    recurrence_backward(queue, choice, step);
     queue.by_real("zero_tail", blocks, ZeroTail{chunk.call, memory.d_gates, slots * p.units});
     if (reset_before) {
       queue.by_real("zero_tail", blocks, ZeroTail{chunk.call, memory.reset_h, p.units});

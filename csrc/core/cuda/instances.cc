@@ -13,13 +13,6 @@ const char* cell_type(Cell cell) {
   return "";
 }
 
-std::string arguments_of(const Problem& p) {
-  const bool common = p.activation == Activation::kTanh &&
-                      p.recurrent_activation == Activation::kSigmoid;
-  return std::string(cell_type(p.cell)) + ", " + (common ? "TanhSigmoid" : "AnyActivations") +
-         ", " + storage_name(p.dtype);
-}
-
 }  // namespace
 
 const char* storage_name(DType dtype) {
@@ -32,15 +25,13 @@ const char* storage_name(DType dtype) {
   return "";
 }
 
-const char* real_name(DType dtype) { return dtype == DType::kFloat64 ? "double" : "float"; }
-
-std::string instance_name(const Problem& problem, const char* name) {
-  return std::string(name) + "<" + arguments_of(problem) + ">";
-}
-
-std::string instance_name(const Problem& problem, const char* name, const ClusterShape& shape) {
-  return std::string(name) + "<" + arguments_of(problem) + ", " + std::to_string(shape.units) +
-         ", " + std::to_string(shape.blocks) + ">";
+std::string instance_name(const Problem& p, const char* name, std::initializer_list<int> sizes) {
+  const bool common = p.activation == Activation::kTanh &&
+                      p.recurrent_activation == Activation::kSigmoid;
+  std::string text = std::string(name) + "<" + cell_type(p.cell) + ", " +
+                     (common ? "TanhSigmoid" : "AnyActivations") + ", " + storage_name(p.dtype);
+  for (const int size : sizes) text += ", " + std::to_string(size);
+  return text + ">";
 }
 
 }  // namespace masked_rnn::cuda

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "error.h"
+#include "instances.h"
 
 namespace masked_rnn::cuda {
 Queue::Queue(const Device& device, const Problem& p, const Options& options, const Shared& shared,
@@ -18,7 +19,7 @@ Queue::Queue(const Device& device, const Problem& p, const Options& options, con
       shared_(shared),
       stream_(stream),
       storage_(storage_name(p.dtype)),
-      real_(real_name(p.dtype)),
+      real_(p.dtype == DType::kFloat64 ? "double" : "float"),
       depth_parts_(depth_parts),
       parts_(parts) {}
 
@@ -42,6 +43,8 @@ void Queue::prepare() const {
   convert(problem.recurrent_kernel, shared_.recurrent_kernel, problem.units);
 }
 
+std::string Queue::of_cell(const char* name) const { return instance_name(problem, name); }
+
 void Queue::launch_at(const std::string& kernel, std::array<int64_t, 3> grid, int threads,
                       int shared, void** arguments) const {
   Launch launch;
@@ -56,18 +59,6 @@ void Queue::launch_at(const std::string& kernel, std::array<int64_t, 3> grid, in
     launch.grid[i] = static_cast<unsigned>(grid[i]);
   }
   device_.launch(kernel, launch, arguments, stream_);
-}
-
-void Queue::launch_clusters_at(const char* name, const ClusterShape& shape, int threads,
-                               int shared_bytes, void** arguments) const {
-  const int64_t clusters = ceil_div(problem.batch, kClusterRows);
-  if (clusters == 0) return;
-  if (clusters > std::numeric_limits<int32_t>::max() / shape.blocks) {
-    throw ResourceExhausted("inputs has " + std::to_string(problem.batch) +
-                            " rows, more than the blocks of a GPU's grid take");
-  }
-  device_.launch(instance_name(problem, name, shape),
-                 cluster_launch(shape, clusters, threads, shared_bytes), arguments, stream_);
 }
 
 void Queue::set_zero(void* memory, int64_t elements) const {

@@ -5,7 +5,6 @@
 
 #include "choose.h"
 #include "device.h"
-#include "instances.h"
 #include "kernels/tiles.h"
 #include "memory.h"
 #include "rnn.h"
@@ -30,7 +29,8 @@ class Queue {
   void by_real(const char* name, int64_t blocks, const Arguments& arguments) const {
     launch(std::string(name) + "<" + real_ + ">", {blocks, 1, 1}, kThreads, 0, arguments);
   }
-  std::string of_cell(const char* name) const { return instance_name(problem, name); }
+  // "name<Cell, Activations, Storage>"
+  std::string of_cell(const char* name) const;
   // A grid with a zero in it is no launch. `shared` elements of the compute type.
   template <class Arguments>
   void launch(const std::string& kernel, std::array<int64_t, 3> grid, int threads, int shared,
@@ -38,12 +38,10 @@ class Queue {
     void* pointers[] = {const_cast<Arguments*>(&arguments)};
     launch_at(kernel, grid, threads, shared, pointers);
   }
-  // A cluster for every kClusterRows rows of "name<Cell, Activations, Storage, units, blocks>".
   template <class Arguments>
-  void launch_clusters(const char* name, const ClusterShape& shape, int threads, int shared_bytes,
-                       const Arguments& arguments) const {
+  void launch(const std::string& kernel, const Launch& how, const Arguments& arguments) const {
     void* pointers[] = {const_cast<Arguments*>(&arguments)};
-    launch_clusters_at(name, shape, threads, shared_bytes, pointers);
+    device_.launch(kernel, how, pointers, stream_);
   }
   void set_zero(void* memory, int64_t elements) const;
 
@@ -60,8 +58,6 @@ class Queue {
  private:
   void launch_at(const std::string& kernel, std::array<int64_t, 3> grid, int threads, int shared,
                  void** arguments) const;
-  void launch_clusters_at(const char* name, const ClusterShape& shape, int threads,
-                          int shared_bytes, void** arguments) const;
   bool multiply_by_library(const Multiply& product) const;
 
   const Device& device_;

@@ -15,17 +15,13 @@ namespace masked_rnn::cuda {
 
 // --- operands of matrix products -----------------------------------------------------------------
 
-// What a register of an operand holds: kPacked elements.
+// What a register of an operand holds: kPacked elements, rounded.
 template <class Storage>
 struct Operand;
 template <>
 struct Operand<BFloat16> {
   static constexpr int kPacked = 2;
-  static MR_INLINE uint32_t bits(float x) {
-    BFloat16 rounded;
-    put(rounded, x);
-    return rounded.bits;
-  }
+  static MR_INLINE uint32_t word(const float (&x)[2]) { return pack_bfloat16(x[0], x[1]); }
   static MR_INLINE void multiply(float* c, const uint32_t* a, const uint32_t* b) {
     multiply_bfloat16(c, a, b);
   }
@@ -33,7 +29,7 @@ struct Operand<BFloat16> {
 template <>
 struct Operand<Float16> {
   static constexpr int kPacked = 2;
-  static MR_INLINE uint32_t bits(float x) { return half_from_float(x); }
+  static MR_INLINE uint32_t word(const float (&x)[2]) { return pack_float16(x[0], x[1]); }
   static MR_INLINE void multiply(float* c, const uint32_t* a, const uint32_t* b) {
     multiply_float16(c, a, b);
   }
@@ -41,7 +37,7 @@ struct Operand<Float16> {
 template <>
 struct Operand<float> {
   static constexpr int kPacked = 1;
-  static MR_INLINE uint32_t bits(float x) { return round_to_tf32(x); }
+  static MR_INLINE uint32_t word(const float (&x)[1]) { return round_to_tf32(x[0]); }
   static MR_INLINE void multiply(float* c, const uint32_t* a, const uint32_t* b) {
     multiply_tf32(c, a, b);
   }
@@ -68,24 +64,36 @@ MR_INLINE void store_async(Piece<Storage>* to, unsigned block, const Piece<Stora
   }
 }
 
+template <class Storage>
+MR_INLINE Piece<Storage> piece_of(const float (&x)[kClusterPiece]) {
+  constexpr int kPacked = Operand<Storage>::kPacked;
+  Piece<Storage> piece;
+  MR_UNROLL for (int w = 0; w < kClusterPiece / kPacked; ++w) {
+    float packed[kPacked];
+    MR_UNROLL for (int j = 0; j < kPacked; ++j) packed[j] = x[w * kPacked + j];
+    piece.word[w] = Operand<Storage>::word(packed);
+  }
+  return piece;
+}
+
 // The four elements of a piece are those of lanes that differ in bits 2 and 3: each gets all.
 template <class Storage>
-MR_INLINE Piece<Storage> piece_of_lanes(float x) {
+MR_INLINE Piece<Storage> piece_of_lanes(float own) {
   const bool odd = threadIdx.x & 4, upper = threadIdx.x & 8;
-  const uint32_t own = Operand<Storage>::bits(x), other = __shfl_xor_sync(kAllLanes, own, 4);
-  const uint32_t low = odd ? other : own, high = odd ? own : other;
+  const float other = __shfl_xor_sync(kAllLanes, own, 4);
+  const float near[2] = {odd ? other : own, odd ? own : other};
   Piece<Storage> piece;
   if constexpr (Operand<Storage>::kPacked == 1) {
-    const uint32_t far_low = __shfl_xor_sync(kAllLanes, low, 8);
-    const uint32_t far_high = __shfl_xor_sync(kAllLanes, high, 8);
-    piece.word[0] = upper ? far_low : low;
-    piece.word[1] = upper ? far_high : high;
-    piece.word[2] = upper ? low : far_low;
-    piece.word[3] = upper ? high : far_high;
+    MR_UNROLL for (int j = 0; j < 2; ++j) {
+      const float one[1] = {near[j]};
+      const uint32_t word = Operand<Storage>::word(one), far = __shfl_xor_sync(kAllLanes, word, 8);
+      piece.word[j] = upper ? far : word;
+      piece.word[2 + j] = upper ? word : far;
+    }
   } else {
-    const uint32_t pair = low | high << 16, far = __shfl_xor_sync(kAllLanes, pair, 8);
-    piece.word[0] = upper ? far : pair;
-    piece.word[1] = upper ? pair : far;
+    const uint32_t word = Operand<Storage>::word(near), far = __shfl_xor_sync(kAllLanes, word, 8);
+    piece.word[0] = upper ? far : word;
+    piece.word[1] = upper ? word : far;
   }
   return piece;
 }
@@ -105,16 +113,15 @@ struct LeftTile {
   template <class Place>
   MR_INLINE void load(const float* const (&rows)[2], const Place& place) {
     const int quad = static_cast<int>(threadIdx.x & 3);
-    const auto bits = [&](int half, int k) {
-      const int at = place(k);
-      return Operand<Storage>::bits(rows[half] != nullptr && at >= 0 ? rows[half][at] : 0);
-    };
     MR_UNROLL for (int t = 0; t < kProducts; ++t) {
       MR_UNROLL for (int r = 0; r < 4; ++r) {
         const int piece = t / kOfPiece * 4 + quad, in_piece = t % kOfPiece * 2 + (r >> 1);
-        const int k = piece * kClusterPiece + in_piece * kPacked;
-        word[t][r] = bits(r & 1, k);
-        if constexpr (kPacked == 2) word[t][r] |= bits(r & 1, k + 1) << 16;
+        float x[kPacked];
+        MR_UNROLL for (int j = 0; j < kPacked; ++j) {
+          const int at = place(piece * kClusterPiece + in_piece * kPacked + j);
+          x[j] = rows[r & 1] != nullptr && at >= 0 ? rows[r & 1][at] : 0;
+        }
+        word[t][r] = Operand<Storage>::word(x);
       }
       // No more loads at once than registers can take: compilers move none across this.
       if (t % kLoadsAtOnce == kLoadsAtOnce - 1) __threadfence_block();
@@ -129,6 +136,7 @@ MR_INLINE void multiply_tiles(const LeftTile<Storage, kDepth> (&tiles)[kTiles],
   constexpr int kOfPiece = LeftTile<Storage, kDepth>::kOfPiece;
   const int quad = static_cast<int>(threadIdx.x & 3);
   const int row = static_cast<int>(threadIdx.x % kWarp >> 2);
+  __syncwarp();  // a product is its whole warp's
   float odd[kTiles][4] = {};  // two sums, as a product waits for the one before it
   MR_UNROLL for (int i = 0; i < kTiles; ++i) {
     MR_UNROLL for (int j = 0; j < 4; ++j) sum[i][j] = 0;
@@ -304,14 +312,14 @@ __global__ void __launch_bounds__(
   }
   // A lane's elements: of the piece they are in they have unit `group & 3`.
   const auto row_of = [&](int e) { return quad * 2 + (kGateRows ? group >> 2 : e & 1); };
-  const auto piece_of = [&](int t, int e) {
+  const auto piece_at = [&](int t, int e) {
     return kGateRows ? tile0 + t : (tile0 + t) * 4 + (e >> 1) * 2 + (group >> 2);
   };
   ForwardElement<CellT> elements[kTiles][kOfTile];
   MR_UNROLL for (int t = 0; t < kTiles; ++t) {
     MR_UNROLL for (int e = 0; e < kOfTile; ++e) {
       start_element<CellT, Storage>(a, rows, row_of(e),
-                                    piece_of(t, e) * kClusterPiece + (group & 3), elements[t][e]);
+                                    piece_at(t, e) * kClusterPiece + (group & 3), elements[t][e]);
     }
   }
   // The first state comes from memory, to all blocks.
@@ -319,17 +327,15 @@ __global__ void __launch_bounds__(
   for (int at = thread; at < kPieces * kClusterRows; at += static_cast<int>(blockDim.x)) {
     const int piece = at / kClusterRows, row = at % kClusterRows;
     const int64_t i = rows.row0 + row;
-    Piece<Storage> values{};
+    float h[kClusterPiece] = {};
     for (int j = 0; j < kClusterPiece; ++j) {
       const int unit = piece * kClusterPiece + j;
       if (row >= live_first || unit >= H) continue;
       const int64_t state = state_row(a.call, a.states, first, i) * H + unit;
-      const float h = static_cast<const float*>(a.states.h)[state] *
-                      dropout_at<Storage>(p.recurrent_dropout, p, 0, a.call.steps.row[i], H, unit);
-      constexpr int kPacked = Operand<Storage>::kPacked;
-      values.word[j / kPacked] |= Operand<Storage>::bits(h) << (j % kPacked * 16);
+      h[j] = static_cast<const float*>(a.states.h)[state] *
+             dropout_at<Storage>(p.recurrent_dropout, p, 0, a.call.steps.row[i], H, unit);
     }
-    states[place_in_operand(piece, row)] = values;
+    states[place_in_operand(piece, row)] = piece_of<Storage>(h);
   }
   cluster_barrier();
 
@@ -387,7 +393,7 @@ __global__ void __launch_bounds__(
         const Piece<Storage> piece = piece_of_lanes<Storage>(own.h * own.dropout);
         if (row_of(e) >= live_next) continue;
         Piece<Storage>* to = states + then * kPieces * kClusterRows +
-                             place_in_operand(piece_of(t, e), row_of(e));
+                             place_in_operand(piece_at(t, e), row_of(e));
         MR_UNROLL for (int block = 0; block < kBlocks; block += 4) {
           const int receiver = block + (group & 3);
           if (receiver < kBlocks) store_async(to, receiver, piece, barriers + then);
@@ -540,12 +546,12 @@ __global__ void __launch_bounds__(
       MR_UNROLL for (int j = 0; j < G; ++j) {
         const int piece = (j * kOwn + unit) / kClusterPiece;
         Piece<Storage>& to = operand[now * kPieces * kClusterRows + place_in_operand(piece, row)];
-        const uint32_t bits = Operand<Storage>::bits(d[j]);
         if constexpr (kPacked == 1) {
-          to.word[unit & 3] = bits;
+          const float x[1] = {d[j]};
+          to.word[unit & 3] = Operand<Storage>::word(x);
         } else {
-          const uint32_t next = __shfl_xor_sync(kAllLanes, bits, 2);
-          if (unit % 2 == 0) to.word[unit >> 1 & 1] = bits | next << 16;
+          const float x[2] = {d[j], __shfl_xor_sync(kAllLanes, d[j], 2)};
+          if (unit % 2 == 0) to.word[unit >> 1 & 1] = Operand<Storage>::word(x);
         }
       }
     }
