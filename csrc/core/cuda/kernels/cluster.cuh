@@ -110,9 +110,14 @@ struct LeftTile {
 
   // Element k of the lane's row in each half of the tile is rows[half][place(k)]; zero where the
   // place is negative, or there is no row.
+  //
+  // No more loads at once than registers can take. Compilers would move them together, and pack all
+  // of them at the end: a store to `spare`, a word of shared memory for each thread, needs what was
+  // loaded so far, and they move no load across a fence.
   template <class Place>
-  MR_INLINE void load(const float* const (&rows)[2], const Place& place) {
+  MR_INLINE void load(const float* const (&rows)[2], const Place& place, uint32_t* spare) {
     const int quad = static_cast<int>(threadIdx.x & 3);
+    uint32_t loaded = 0;
     MR_UNROLL for (int t = 0; t < kProducts; ++t) {
       MR_UNROLL for (int r = 0; r < 4; ++r) {
         const int piece = t / kOfPiece * 4 + quad, in_piece = t % kOfPiece * 2 + (r >> 1);
@@ -122,9 +127,12 @@ struct LeftTile {
           x[j] = rows[r & 1] != nullptr && at >= 0 ? rows[r & 1][at] : 0;
         }
         word[t][r] = Operand<Storage>::word(x);
+        loaded ^= word[t][r];
       }
-      // No more loads at once than registers can take: compilers move none across this.
-      if (t % kLoadsAtOnce == kLoadsAtOnce - 1) __threadfence_block();
+      if (t % kLoadsAtOnce == kLoadsAtOnce - 1) {
+        spare[threadIdx.x] = loaded;
+        __threadfence_block();
+      }
     }
   }
 };
@@ -308,8 +316,9 @@ __global__ void __launch_bounds__(
       const int unit = kGateRows ? tile * 4 + (group & 3) : tile * 16 + group + 8 * half;
       of_rows[half] = unit < H && gate < G ? recurrent_kernel + gate * H + unit : nullptr;
     }
-    weights[t].load(of_rows, [&](int k) { return k < H ? k * G * H : -1; });
+    weights[t].load(of_rows, [&](int k) { return k < H ? k * G * H : -1; }, states->word);
   }
+  __syncthreads();
   // A lane's elements: of the piece they are in they have unit `group & 3`.
   const auto row_of = [&](int e) { return quad * 2 + (kGateRows ? group >> 2 : e & 1); };
   const auto piece_at = [&](int t, int e) {
@@ -471,7 +480,7 @@ __global__ void __launch_bounds__(
     weights[t].load(of_rows, [&](int k) {
       const int own = rank * kOwn + k % kOwn;
       return own < H ? CellT::recurrent_gate(k / kOwn) * H + own : -1;
-    });
+    }, operand->word);
   }
   // A part lies as the products' results do: [kOwn / 16 tiles][lanes][4]. Element e of a thread is
   // number e * threads + thread there.
