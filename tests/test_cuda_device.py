@@ -185,13 +185,14 @@ NAMES = [
     "count_steps", "multiply<float>", "gather_inputs<BFloat16>",
     "forward_step<Gru, TanhSigmoid, float>", "backward_step<Lstm, AnyActivations, Float16>",
 ]  # fmt: skip
-# Of the largest sizes, which need nearly all registers; from 9.0 on.
-CLUSTER_NAMES = [
-    "forward_cluster<Lstm, TanhSigmoid, BFloat16, 512, 16>",
-    "backward_cluster<Lstm, TanhSigmoid, BFloat16, 512, 16>",
-    "forward_cluster<Gru, TanhSigmoid, float, 256, 8>",
-    "backward_cluster<Gru, TanhSigmoid, float, 256, 8>",
-]
+# Of the largest sizes, which need nearly all registers, from 9.0 on; and how many products a warp
+# makes in a step.
+CLUSTER_NAMES = {
+    "forward_cluster<Lstm, TanhSigmoid, BFloat16, 512, 16>": 32,
+    "backward_cluster<Lstm, TanhSigmoid, BFloat16, 512, 16>": 32,
+    "forward_cluster<Gru, TanhSigmoid, float, 512, 16>": 64,
+    "backward_cluster<Gru, TanhSigmoid, float, 512, 16>": 48,
+}
 
 
 def compile_kernels(built, library, capability, names, **variables):
@@ -219,14 +220,14 @@ DISASSEMBLER = next((str(file) for folder in nvidia_folders("bin")
 @pytest.mark.parametrize("capability", ["90", "100"])
 @pytest.mark.parametrize("library", NVRTC[-1:], ids=lambda library: library.name)
 def test_clusters_multiply_from_registers(built, tmp_path, library, capability):
-    """Matrix instructions and asynchronous stores, and no weight that is not in a register."""
+    """Matrix instructions and asynchronous stores, and no register that is spilled."""
     compile_kernels(built, library, capability, CLUSTER_NAMES, IMAGES=str(tmp_path))
-    for number, name in enumerate(CLUSTER_NAMES, 1):
+    for number, (name, products) in enumerate(CLUSTER_NAMES.items(), 1):
         command = [DISASSEMBLER, "-c", str(tmp_path / str(number))]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         count = {word: len(re.findall(rf"\b{word}\b", text)) for word in
                  ("HMMA", "STAS", "LDL", "STL")}  # fmt: skip
-        assert count["HMMA"] >= 32 and count["STAS"] >= 1, (name, count)
+        assert count["HMMA"] >= products and count["STAS"] > 0, (name, count)
         assert count["LDL"] == count["STL"] == 0, (name, count)
 
 

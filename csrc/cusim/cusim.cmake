@@ -27,17 +27,18 @@ add_library(cusim STATIC ${cusim_sources} csrc/cusim/device.cc csrc/cusim/plan.c
             csrc/cusim/kernel_instances.cc $<TARGET_OBJECTS:cusim_scheduler>)
 target_include_directories(cusim PUBLIC csrc csrc/core)
 
-# The kernels, a file for each storage type.
+# The kernels, a file for each storage type. MR_CLUSTER is a size of a cluster: in registers, and for
+# float partly in shared memory.
 function(cusim_kernels storage)
   add_library(cusim_${storage} OBJECT csrc/cusim/kernels.cc)
   target_include_directories(cusim_${storage} PRIVATE csrc csrc/core)
   target_compile_definitions(cusim_${storage} PRIVATE MR_STORAGE=${storage} ${ARGN})
   target_sources(cusim PRIVATE $<TARGET_OBJECTS:cusim_${storage}>)
 endfunction()
-cusim_kernels(float MR_REAL=float MR_COMMON MR_CLUSTER)
+cusim_kernels(float MR_REAL=float MR_COMMON "MR_CLUSTER=256, 4")
 cusim_kernels(double MR_REAL=double)
-cusim_kernels(BFloat16 MR_CLUSTER)
-cusim_kernels(Float16 MR_CLUSTER)
+cusim_kernels(BFloat16 "MR_CLUSTER=256, 8")
+cusim_kernels(Float16 "MR_CLUSTER=256, 8")
 
 if(pybind11_FOUND)
   pybind11_add_module(_cusim MODULE NO_EXTRAS csrc/cusim/module.cc)

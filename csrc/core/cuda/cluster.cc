@@ -10,12 +10,8 @@
 namespace masked_rnn::cuda {
 namespace {
 
-// A multiprocessor's registers, those that a thread can name, and those that one needs beside its
-// weights (nvcc's report, at the least that spills none).
-constexpr int kRegisters = 65536;
-constexpr int kRegistersOfThread = 255;
-constexpr int kOtherRegisters = 72;
 constexpr int kThreadsOfBlock = 1024;
+constexpr int kMostUnits = 4096;  // none fits far below
 constexpr int kLargestPortableCluster = 8;
 constexpr int kLargestCluster = 16;
 
@@ -46,14 +42,8 @@ Launch backward_launch(const ClusterShape& shape, int64_t rows) {
   return launch_of(shape, shape.backward_threads(), shape.backward_shared_bytes(), rows);
 }
 
-bool weights_fit(int threads, int weights) {
-  const int all = weights + kOtherRegisters;
-  return threads <= kThreadsOfBlock && all <= kRegistersOfThread && threads * all <= kRegisters;
-}
-
 bool fits(const Device& device, const Problem& p, const ClusterShape& shape) {
-  return weights_fit(shape.forward_threads(), shape.forward_registers()) &&
-         weights_fit(shape.backward_threads(), shape.backward_registers()) &&
+  return std::max(shape.forward_threads(), shape.backward_threads()) <= kThreadsOfBlock &&
          std::max(shape.forward_shared_bytes(), shape.backward_shared_bytes()) <=
              device.info().shared_bytes_per_block &&
          device.has(forward_instance(p, shape)) && device.has(backward_instance(p, shape));
@@ -71,19 +61,24 @@ bool is_held(const Device& device, const Problem& p, const ClusterShape& shape) 
 //   waiting   0.25 us for the barrier's wait, the chain of products, the formulas, and where the
 //             cluster is larger than a block 0.35 us for the way of a store between multiprocessors
 //   products  16 clocks of a tensor core for each (eight columns are half of what they are built
-//             for), four of them at once
+//             for), four of them at once; not less than reading the state for each warp, and
+//             weights that registers cannot take, from shared memory, 128 bytes a clock
 //   arriving  the state of the cluster's rows, 25 bytes a nanosecond into each multiprocessor
 // Clusters that find no room wait until another is done. Small batches are bound by the waiting: at
-// (B, T, I, H) = (64, 128, 256, 512), LSTM in bfloat16, eight clusters of 16 have 0.6 us of it, 0.6
-// of products and 0.3 of what arrives.
+// (B, T, I, H) = (64, 128, 256, 512), LSTM, eight clusters of 16 have 0.6 us of it, 0.6 of products
+// and 0.3 of what arrives in bfloat16; in TF32 1.2 of products and 0.7 of what arrives.
 double step_microseconds(const Device& device, const ClusterShape& shape, int64_t rows) {
   constexpr double kClocks = 1700;  // of a microsecond
   const double waiting = 0.25 + (shape.blocks > 1 ? 0.35 : 0);
-  const double products = shape.forward_tiles() * (shape.units * shape.operand_bytes / 32);
-  const double arriving = shape.units * kClusterRows * shape.operand_bytes / 25e3;
+  const int state = shape.units * kClusterRows * shape.operand_bytes;
+  const int products = shape.forward_tiles() * shape.forward_products();
+  const int rest = shape.forward_products() - shape.forward_kept();
+  const double reads = shape.forward_threads() / 32.0 * state +
+                       static_cast<double>(shape.forward_tiles()) * rest * kClusterTileBytes;
+  const double multiplying = std::max(products / 4.0 * 16, reads / 128) / kClocks;
   const int64_t at_once = std::max(device.info().multiprocessors / shape.blocks, 1);
   const int64_t waves = ceil_div(ceil_div(std::max<int64_t>(rows, 1), kClusterRows), at_once);
-  return static_cast<double>(waves) * (waiting + products / 4 * 16 / kClocks + arriving);
+  return static_cast<double>(waves) * (waiting + multiplying + state / 25e3);
 }
 
 std::string refused(const DeviceInfo& device, const Problem& p, const Options& options) {
@@ -105,8 +100,8 @@ std::string refused(const DeviceInfo& device, const Problem& p, const Options& o
 
 }  // namespace
 
-// Weights have to fit the registers of a cluster: LSTM and GRU up to 512 units in the 16-bit types
-// (clusters of 16), 256 in TF32.
+// Weights have to fit a cluster's registers and shared memory: LSTM and GRU up to 768 units in the
+// 16-bit types and 512 in TF32, on clusters of 16.
 ClusterCandidate best_cluster(const Device& device, const Problem& p, const Options& options) {
   ClusterCandidate best;
   best.refused = refused(device.info(), p, options);
@@ -115,7 +110,7 @@ ClusterCandidate best_cluster(const Device& device, const Problem& p, const Opti
   const int64_t rows = options.deterministic ? kClusterRows : p.batch;
   for (int blocks = 1; blocks <= kLargestCluster; blocks *= 2) {
     const int64_t least = ceil_div(p.units, 16 * blocks) * 16 * blocks;
-    if (least > kRegisters) break;
+    if (least > kMostUnits) break;
     const ClusterShape shape{gates(p.cell), static_cast<int>(bytes_of(p.dtype)),
                              static_cast<int>(least), blocks};
     if (!fits(device, p, shape)) continue;
@@ -127,7 +122,7 @@ ClusterCandidate best_cluster(const Device& device, const Problem& p, const Opti
   }
   if (best.shape.blocks == 0) {
     best.refused = "recurrent_kernel for " + std::to_string(p.units) +
-                   " units does not fit the registers of a cluster, needed: fewer units";
+                   " units does not fit a cluster, needed: fewer units";
   }
   return best;
 }

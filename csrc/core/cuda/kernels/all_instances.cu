@@ -14,16 +14,16 @@ namespace masked_rnn::cuda {
 #undef MR_STORAGE
 #undef MR_REAL
 
-#define MR_CLUSTER
-#define MR_LARGE_CLUSTER 256, 8
+#define MR_CLUSTER 256, 4
+#define MR_LARGE_CLUSTER 512, 16
 #define MR_STORAGE float
 #define MR_REAL float
 #include "instances.inc"
 #undef MR_STORAGE
 #undef MR_REAL
-#undef MR_LARGE_CLUSTER
+#undef MR_CLUSTER
 
-#define MR_LARGE_CLUSTER 512, 16
+#define MR_CLUSTER 256, 8
 #define MR_STORAGE BFloat16
 #include "instances.inc"
 #undef MR_STORAGE

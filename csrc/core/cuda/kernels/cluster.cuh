@@ -1,6 +1,6 @@
 // All steps of a chunk in one launch, on compute capability 9.0 and up. A cluster of blocks has
-// eight sorted rows; each block keeps the recurrent weights of its units in registers, and what the
-// others need travels by asynchronous stores that a barrier counts. So no block waits for more
+// eight sorted rows; each block keeps the recurrent weights of its units in registers (what they
+// cannot take, in shared memory), and what the others need travels by asynchronous stores that a barrier counts. So no block waits for more
 // than it reads: the time loop of forward has no barrier, that of backward one of its own block.
 //
 // Products are those of the tensor cores. The state (backward: the gates' gradients) is rounded to
@@ -98,15 +98,26 @@ MR_INLINE Piece<Storage> piece_of_lanes(float own) {
   return piece;
 }
 
-// A lane's registers of a tile [16][kDepth] of the left operand. The depth is taken in an order in
-// which a lane's elements of the right operand are whole pieces.
-template <class Storage, int kDepth>
+// A lane's part of a tile of the left operand for one product.
+struct alignas(16) LeftPart {
+  uint32_t word[4];
+};
+
+// A lane's part of a tile [16][kDepth] of the left operand: of the first kKept products in
+// registers, of the rest in shared memory. The depth is taken in an order in which a lane's elements
+// of the right operand are whole pieces.
+template <class Storage, int kDepth, int kKept>
 struct LeftTile {
   static constexpr int kPacked = Operand<Storage>::kPacked;
   static constexpr int kProducts = kDepth / (8 * kPacked);
   static constexpr int kOfPiece = 2 / kPacked;  // products that a piece serves
   static constexpr int kLoadsAtOnce = 4 / kPacked;
-  uint32_t word[kProducts][4];
+  LeftPart kept[kKept > 0 ? kKept : 1];
+  LeftPart* rest;  // [kProducts - kKept][lanes]
+
+  MR_INLINE LeftPart part(int t) const {
+    return t < kKept ? kept[t < kKept ? t : 0] : rest[(t - kKept) * kWarp + threadIdx.x % kWarp];
+  }
 
   // Element k of the lane's row in each half of the tile is rows[half][place(k)]; zero where the
   // place is negative, or there is no row.
@@ -119,6 +130,7 @@ struct LeftTile {
     const int quad = static_cast<int>(threadIdx.x & 3);
     uint32_t loaded = 0;
     MR_UNROLL for (int t = 0; t < kProducts; ++t) {
+      LeftPart part;
       MR_UNROLL for (int r = 0; r < 4; ++r) {
         const int piece = t / kOfPiece * 4 + quad, in_piece = t % kOfPiece * 2 + (r >> 1);
         float x[kPacked];
@@ -126,8 +138,13 @@ struct LeftTile {
           const int at = place(piece * kClusterPiece + in_piece * kPacked + j);
           x[j] = rows[r & 1] != nullptr && at >= 0 ? rows[r & 1][at] : 0;
         }
-        word[t][r] = Operand<Storage>::word(x);
-        loaded ^= word[t][r];
+        part.word[r] = Operand<Storage>::word(x);
+        loaded ^= part.word[r];
+      }
+      if (t < kKept) {
+        kept[t < kKept ? t : 0] = part;
+      } else {
+        rest[(t - kKept) * kWarp + threadIdx.x % kWarp] = part;
       }
       if (t % kLoadsAtOnce == kLoadsAtOnce - 1) {
         spare[threadIdx.x] = loaded;
@@ -138,10 +155,10 @@ struct LeftTile {
 };
 
 // sum = tile @ right for each of a warp's tiles; always in one order.
-template <class Storage, int kTiles, int kDepth>
-MR_INLINE void multiply_tiles(const LeftTile<Storage, kDepth> (&tiles)[kTiles],
+template <class Storage, int kTiles, int kDepth, int kKept>
+MR_INLINE void multiply_tiles(const LeftTile<Storage, kDepth, kKept> (&tiles)[kTiles],
                               const Piece<Storage>* right, float (&sum)[kTiles][4]) {
-  constexpr int kOfPiece = LeftTile<Storage, kDepth>::kOfPiece;
+  constexpr int kOfPiece = LeftTile<Storage, kDepth, kKept>::kOfPiece;
   const int quad = static_cast<int>(threadIdx.x & 3);
   const int row = static_cast<int>(threadIdx.x % kWarp >> 2);
   __syncwarp();  // a product is its whole warp's
@@ -149,12 +166,12 @@ MR_INLINE void multiply_tiles(const LeftTile<Storage, kDepth> (&tiles)[kTiles],
   MR_UNROLL for (int i = 0; i < kTiles; ++i) {
     MR_UNROLL for (int j = 0; j < 4; ++j) sum[i][j] = 0;
   }
-  MR_UNROLL for (int t = 0; t < LeftTile<Storage, kDepth>::kProducts; t += kOfPiece) {
+  MR_UNROLL for (int t = 0; t < LeftTile<Storage, kDepth, kKept>::kProducts; t += kOfPiece) {
     const Piece<Storage> piece = right[place_in_operand(t / kOfPiece * 4 + quad, row)];
     MR_UNROLL for (int s = 0; s < kOfPiece; ++s) {
       MR_UNROLL for (int i = 0; i < kTiles; ++i) {
-        Operand<Storage>::multiply((t + s) % 2 ? odd[i] : sum[i], tiles[i].word[t + s],
-                                   piece.word + 2 * s);
+        const LeftPart part = tiles[i].part(t + s);
+        Operand<Storage>::multiply((t + s) % 2 ? odd[i] : sum[i], part.word, piece.word + 2 * s);
       }
     }
   }
@@ -296,6 +313,7 @@ __global__ void __launch_bounds__(
   auto* barriers = reinterpret_cast<uint64_t*>(memory);  // [2]
   auto* states =                                         // [2][kPieces][kClusterRows]
       reinterpret_cast<Piece<Storage>*>(memory + kClusterBarrierBytes);
+  auto* rest = reinterpret_cast<LeftPart*>(states + 2 * kPieces * kClusterRows);
   const Problem& p = a.call.problem;
   const int32_t first = static_cast<int32_t>(a.call.first);
   const int H = static_cast<int>(p.units);
@@ -308,8 +326,10 @@ __global__ void __launch_bounds__(
   make_barriers(barriers);
 
   // A tile's row: gates of four units, a lane's two rows being neighbouring gates; or 16 units.
-  LeftTile<Storage, kUnits> weights[kTiles];
+  LeftTile<Storage, kUnits, kShape.forward_kept()> weights[kTiles];
   MR_UNROLL for (int t = 0; t < kTiles; ++t) {
+    constexpr int kRest = (kShape.forward_products() - kShape.forward_kept()) * kWarp;
+    weights[t].rest = rest + (warp * kTiles + t) * kRest;
     const float* of_rows[2];
     MR_UNROLL for (int half = 0; half < 2; ++half) {
       const int tile = tile0 + t, gate = kGateRows ? (group >> 2) * 2 + half : 0;
@@ -458,7 +478,9 @@ __global__ void __launch_bounds__(
   auto* barriers = reinterpret_cast<uint64_t*>(memory);  // [2]
   auto* parts =                                          // [2][kBlocks][kPart]
       reinterpret_cast<float*>(memory + kClusterBarrierBytes);
-  auto* operand = reinterpret_cast<Piece<Storage>*>(parts + 2 * kBlocks * kPart);  // [2][kPieces][]
+  auto* operand =                                        // [2][kPieces][kClusterRows]
+      reinterpret_cast<Piece<Storage>*>(parts + 2 * kBlocks * kPart);
+  auto* rest = reinterpret_cast<LeftPart*>(operand + 2 * kPieces * kClusterRows);
   const Problem& p = a.call.problem;
   const int32_t first = static_cast<int32_t>(a.call.first);
   const int H = static_cast<int>(p.units);
@@ -470,8 +492,11 @@ __global__ void __launch_bounds__(
   const int lane = thread % kWarp, warp = thread / kWarp, quad = lane & 3, group = lane >> 2;
   make_barriers(barriers);
 
-  LeftTile<Storage, kDepth> weights[kTiles];  // rows: the units that a gradient goes to
+  // Rows are the units that a gradient goes to.
+  LeftTile<Storage, kDepth, kShape.backward_kept()> weights[kTiles];
   MR_UNROLL for (int t = 0; t < kTiles; ++t) {
+    constexpr int kRest = (kShape.backward_products() - kShape.backward_kept()) * kWarp;
+    weights[t].rest = rest + (warp * kTiles + t) * kRest;
     const float* of_rows[2];
     MR_UNROLL for (int half = 0; half < 2; ++half) {
       const int to = (warp * kTiles + t) * 16 + group * 2 + half;

@@ -32,13 +32,15 @@ constexpr int step_shared(int gates) {
   return gates * kStepDepth * (kStepRows + 1 + kStepUnits + 1);
 }
 
-// The cluster kernels: a cluster of `blocks` has kClusterRows sorted rows, each of its blocks an
+// The kernels of clusters: a cluster of `blocks` has kClusterRows sorted rows, each of its blocks an
 // equal share of the units, which are padded to `units`. Weights are the left operands of matrix
-// products, tiles of 16 rows that stay in registers; a row of the batch is a column of the right
-// operand. Units lie in fours there, a piece.
+// products, in tiles of 16 rows; a row of the batch is a column of the right operand. Units lie in
+// fours there, a piece. A tile stays in registers as far as there are any, the rest of it in shared
+// memory, which is read in every step.
 constexpr int kClusterRows = 8;
 constexpr int kClusterPiece = 4;
 constexpr int kClusterBarrierBytes = 128;  // in front of what else is in shared memory
+constexpr int kClusterTileBytes = 512;     // of what one product takes of a tile
 
 struct ClusterShape {
   int gates, operand_bytes, units, blocks;
@@ -56,30 +58,49 @@ struct ClusterShape {
   constexpr int forward_threads() const {
     return forward_tiles() / forward_tiles_of_warp() * 32;
   }
+  constexpr int forward_products() const { return products(units); }
+  constexpr int forward_kept() const {
+    // A lane has four elements of a tile where it has no gates to bring together.
+    return kept(forward_products(), forward_threads(), forward_tiles_of_warp(),
+                gate_rows() == 1 ? 92 : 72);
+  }
   constexpr int forward_shared_bytes() const {  // two states
-    return kClusterBarrierBytes + 2 * units * kClusterRows * operand_bytes;
+    return kClusterBarrierBytes + 2 * units * kClusterRows * operand_bytes +
+           forward_tiles() * (forward_products() - forward_kept()) * kClusterTileBytes;
   }
 
   // Backward: rows of a tile are units that a gradient goes to; its depth is a block's own gates.
+  constexpr int backward_tiles() const { return units / 16; }
   constexpr int backward_depth() const { return gates * block_units(); }
   constexpr int backward_tiles_of_warp() const {  // eight warps, or as many as that allows
     const int least = blocks > 4 ? blocks / 4 : 1;
-    const bool twice = units / 16 / least > 8 && units / 16 % (2 * least) == 0 &&
+    const bool twice = backward_tiles() / least > 8 && backward_tiles() % (2 * least) == 0 &&
                        least * backward_depth() * operand_bytes <= 512;
     return twice ? 2 * least : least;
   }
-  constexpr int backward_threads() const { return units / 16 / backward_tiles_of_warp() * 32; }
+  constexpr int backward_threads() const {
+    return backward_tiles() / backward_tiles_of_warp() * 32;
+  }
+  constexpr int backward_products() const { return products(backward_depth()); }
+  constexpr int backward_kept() const {
+    return kept(backward_products(), backward_threads(), backward_tiles_of_warp(), 72);
+  }
   constexpr int backward_shared_bytes() const {  // twice: gradients of gates, and parts of d_h
     return kClusterBarrierBytes +
-           2 * kClusterRows * (backward_depth() * operand_bytes + units * 4);
+           2 * kClusterRows * (backward_depth() * operand_bytes + units * 4) +
+           backward_tiles() * (backward_products() - backward_kept()) * kClusterTileBytes;
   }
 
-  // Of weights, in each thread.
-  constexpr int forward_registers() const {
-    return forward_tiles_of_warp() * units * operand_bytes / 8;
-  }
-  constexpr int backward_registers() const {
-    return backward_tiles_of_warp() * backward_depth() * operand_bytes / 8;
+  // Products that a tile takes for its depth.
+  constexpr int products(int depth) const { return depth * operand_bytes / 32; }
+  // How many of them find their part in registers, four for each: a thread can name 255, is given a
+  // share of its multiprocessor's in eights, and needs `others` beside (as nvcc reports, at the
+  // least that spills none). An even number, as one read of the right operand may serve two.
+  constexpr int kept(int products, int threads, int tiles_of_warp, int others) const {
+    const int share = 65536 / threads / 8 * 8;
+    const int registers = (share < 255 ? share : 255) - others;
+    const int most = registers > 0 ? registers / (4 * tiles_of_warp) / 2 * 2 : 0;
+    return products < most ? products : most;
   }
 };
 
