@@ -178,7 +178,7 @@ def test_planted_faults_are_found(fault, tmp_path):
                     "-o", program, source, FOLDER / "libcusim.a"], check=True)  # fmt: skip
     passed = []
     for order in ("fifo", "lifo", "1", "2"):
-        environment = {**os.environ, "CUSIM_ORDER": order}
-        done = subprocess.run([program], env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([program], env={**os.environ, "CUSIM_ORDER": order},
+                              capture_output=True, text=True, timeout=60)  # fmt: skip
         passed.append(done.stdout == "PASS\n")
     assert not all(passed) if fault else all(passed), passed

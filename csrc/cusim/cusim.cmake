@@ -27,8 +27,8 @@ add_library(cusim STATIC ${cusim_sources} csrc/cusim/device.cc csrc/cusim/plan.c
             csrc/cusim/kernel_instances.cc $<TARGET_OBJECTS:cusim_scheduler>)
 target_include_directories(cusim PUBLIC csrc csrc/core)
 
-# The kernels, a file for each storage type. MR_CLUSTER is a size of a cluster: in registers, and for
-# float partly in shared memory.
+# The kernels, a file for each storage type. MR_CLUSTER is a size of a cluster: in registers, and
+# for float partly in shared memory.
 function(cusim_kernels storage)
   add_library(cusim_${storage} OBJECT csrc/cusim/kernels.cc)
   target_include_directories(cusim_${storage} PRIVATE csrc csrc/core)

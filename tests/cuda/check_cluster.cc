@@ -1,6 +1,6 @@
-// A call by the kernels of clusters on the CPU shim, beside one by the general kernels: prints PASS,
-// a line that says what is wrong, or what the shim reports. With -DFAULT_... one fault in the
-// kernels of clusters. tests/test_cuda_cluster.py builds and runs it, linked with libcusim.a.
+// A call by the kernels of clusters on the CPU shim, beside one by the general kernels: prints
+// PASS, a line that says what is wrong, or what the shim reports. With -DFAULT_... one fault in
+// the kernels of clusters. tests/test_cuda_cluster.py builds and runs it, linked with libcusim.a.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -89,7 +89,8 @@ std::vector<float> call(const std::string& kernel) {
   p.cell = Cell::kLstm;
   p.dtype = DType::kBFloat16;
   p.batch = B, p.time = T, p.features = I, p.units = H;
-  p.inputs = inputs.data(), p.kernel = weights.data(), p.recurrent_kernel = recurrent_weights.data();
+  p.inputs = inputs.data(), p.kernel = weights.data();
+  p.recurrent_kernel = recurrent_weights.data();
   p.mask = mask.data();
   Options options;
   options.kernel = kernel;

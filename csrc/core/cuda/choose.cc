@@ -18,8 +18,8 @@ constexpr int64_t kRowsOfPart = 512;
 }  // namespace
 
 // Clusters where they can do the call: a step of theirs is expected to take about 1 us, more where
-// a batch needs several waves of them (cluster.cc). A step of the general kernel is a launch, 2.5 us
-// at the least, and reads all weights again for every 16 rows.
+// a batch needs several waves of them (cluster.cc). A step of the general kernel is a launch, 2.5
+// us at the least, and reads all weights again for every 16 rows.
 Choice choose(const Device& device, const Problem& p, const Options& options) {
   Choice choice;
   if (!options.kernel.empty() && options.kernel != "general" && options.kernel != "cluster") {

@@ -1,5 +1,5 @@
-// The kernels of clusters (kernels/cluster.cuh) on the host: which calls they can do, in which shape
-// a cluster shares one out, and their launch.
+// The kernels of clusters (kernels/cluster.cuh) on the host: which calls they can do, in which
+// shape a cluster shares one out, and their launch.
 #pragma once
 
 #include "queue.h"

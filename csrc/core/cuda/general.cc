@@ -72,7 +72,8 @@ void recurrence_forward(const Queue& queue, const Choice& choice, ForwardStep st
   const std::string step_kernel = queue.of_cell("forward_step");
   const std::string candidate_kernel = queue.of_cell("forward_candidate");
   for (step.step = step.call.first; step.step < step.call.end; ++step.step) {
-    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)), step);
+    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)),
+                 step);
     if (p.cell == Cell::kGruResetBefore) {
       queue.launch(candidate_kernel, step_grid(p), kStepThreads, step_shared(1), step);
     }
@@ -90,7 +91,8 @@ void recurrence_backward(const Queue& queue, const Choice& choice, BackwardStep 
   for (step.step = step.call.end - 1; step.step >= step.call.first - 1; --step.step) {
     step.from_next = step.step + 1 < step.call.end;
     step.pointwise = step.step >= step.call.first;
-    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)), step);
+    queue.launch(step_kernel, step_grid(p), kStepThreads, step_shared(gates_together(p.cell)),
+                 step);
     if (p.cell == Cell::kGruResetBefore && step.pointwise) {
       queue.launch(reset_kernel, step_grid(p), kStepThreads, step_shared(1), step);
     }

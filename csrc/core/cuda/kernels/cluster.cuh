@@ -1,7 +1,8 @@
 // All steps of a chunk in one launch, on compute capability 9.0 and up. A cluster of blocks has
 // eight sorted rows; each block keeps the recurrent weights of its units in registers (what they
-// cannot take, in shared memory), and what the others need travels by asynchronous stores that a barrier counts. So no block waits for more
-// than it reads: the time loop of forward has no barrier, that of backward one of its own block.
+// cannot take, in shared memory), and what the others need travels by asynchronous stores that a
+// barrier counts. So no block waits for more than it reads: the time loop of forward has no
+// barrier, that of backward one of its own block.
 //
 // Products are those of the tensor cores. The state (backward: the gates' gradients) is rounded to
 // the storage type for them, float32 to TF32; it is kept, and sums are made, in float32.
@@ -104,8 +105,8 @@ struct alignas(16) LeftPart {
 };
 
 // A lane's part of a tile [16][kDepth] of the left operand: of the first kKept products in
-// registers, of the rest in shared memory. The depth is taken in an order in which a lane's elements
-// of the right operand are whole pieces.
+// registers, of the rest in shared memory. The depth is taken in an order in which a lane's
+// elements of the right operand are whole pieces.
 template <class Storage, int kDepth, int kKept>
 struct LeftTile {
   static constexpr int kPacked = Operand<Storage>::kPacked;
@@ -449,7 +450,8 @@ struct BackwardValues {
 };
 
 template <class CellT, class Storage>
-MR_INLINE BackwardValues<CellT> fetch(const BackwardStep& a, int64_t start, int64_t n, int64_t unit) {
+MR_INLINE BackwardValues<CellT> fetch(const BackwardStep& a, int64_t start, int64_t n,
+                                      int64_t unit) {
   const int64_t H = a.call.problem.units;
   BackwardValues<CellT> values;
   load_saved<CellT, Storage>(a, n, unit, values.saved);
@@ -471,7 +473,8 @@ __global__ void __launch_bounds__(
   constexpr ClusterShape kShape{CellT::kGates, 4 / Operand<Storage>::kPacked, kUnits, kBlocks};
   constexpr int G = CellT::kGates, S = CellT::kSlots, kPacked = Operand<Storage>::kPacked;
   constexpr int kOwn = kShape.block_units(), kDepth = kShape.backward_depth();
-  constexpr int kTiles = kShape.backward_tiles_of_warp(), kThreadsOfBlock = kShape.backward_threads();
+  constexpr int kTiles = kShape.backward_tiles_of_warp();
+  constexpr int kThreadsOfBlock = kShape.backward_threads();
   constexpr int kElements = kOwn * kClusterRows / kThreadsOfBlock;
   constexpr int kPieces = kDepth / kClusterPiece, kPart = kOwn * kClusterRows;
   MR_SHARED(memory);

@@ -32,10 +32,10 @@ constexpr int step_shared(int gates) {
   return gates * kStepDepth * (kStepRows + 1 + kStepUnits + 1);
 }
 
-// The kernels of clusters: a cluster of `blocks` has kClusterRows sorted rows, each of its blocks an
-// equal share of the units, which are padded to `units`. Weights are the left operands of matrix
-// products, in tiles of 16 rows; a row of the batch is a column of the right operand. Units lie in
-// fours there, a piece. A tile stays in registers as far as there are any, the rest of it in shared
+// The kernels of clusters: a cluster of `blocks` has kClusterRows sorted rows, each of its blocks
+// an equal share of the units, which are padded to `units`. Weights are the left operands of
+// matrix products, in tiles of 16 rows; a row of the batch is a column of the right operand. Units
+// lie in fours there, a piece. A tile stays in registers as far as there are any, the rest of it in shared
 // memory, which is read in every step.
 constexpr int kClusterRows = 8;
 constexpr int kClusterPiece = 4;
