@@ -83,7 +83,9 @@ struct ClusterShape {
   }
   constexpr int backward_products() const { return products(backward_depth()); }
   constexpr int backward_kept() const {
-    return kept(backward_products(), backward_threads(), backward_tiles_of_warp(), 72);
+    // A piece of the right operand takes twice as many registers in TF32.
+    return kept(backward_products(), backward_threads(), backward_tiles_of_warp(),
+                operand_bytes == 4 ? 96 : 72);
   }
   constexpr int backward_shared_bytes() const {  // twice: gradients of gates, and parts of d_h
     return kClusterBarrierBytes +
