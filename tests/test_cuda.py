@@ -68,6 +68,12 @@ def setting(monkeypatch):
     return choose
 
 
+@pytest.fixture(autouse=True)
+def general(setting):
+    """The general kernels; test_cuda_cluster.py has those of clusters."""
+    setting(CUSIM_KERNEL="general")
+
+
 def forward(cell, arguments, keep_reserve=False):
     *results, reserve = _cusim.forward(cell, *arguments.values(), keep_reserve)
     return dict(zip(FORWARD_RESULTS, results)), reserve

@@ -188,19 +188,50 @@ NAMES = [
     "forward_step<Gru, TanhSigmoid, float>", "backward_step<Lstm, AnyActivations, Float16>",
     "resident_forward<Lstm, TanhSigmoid, float>", "resident_backward<Gru, TanhSigmoid, BFloat16>",
 ]  # fmt: skip
+# Of the largest sizes, which need nearly all registers, from 9.0 on; and how many products a warp
+# makes in a step.
+CLUSTER_NAMES = {
+    "forward_cluster<Lstm, TanhSigmoid, BFloat16, 512, 16>": 32,
+    "backward_cluster<Lstm, TanhSigmoid, BFloat16, 512, 16>": 32,
+    "forward_cluster<Gru, TanhSigmoid, float, 512, 16>": 64,
+    "backward_cluster<Gru, TanhSigmoid, float, 512, 16>": 48,
+}
+
+
+def compile_kernels(built, library, capability, names, **variables):
+    version = library.suffix[1:] + "000"
+    command, environment = command_and_environment(
+        built, "off", "embedded", capability, *names, FAKE_CUDA_VERSION=version,
+        LD_LIBRARY_PATH=f"{built}/fake_driver.cc:{library.parent}", **variables,
+    )  # fmt: skip
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    sizes = [int(line.split("\t")[1]) for line in answer.stdout.splitlines()]
+    assert len(sizes) == len(names) and min(sizes) > 1000, answer.stdout
 
 
 @pytest.mark.parametrize("library", NVRTC, ids=lambda library: library.name)
 @pytest.mark.parametrize("capability", ["80", "90", "100"])
 def test_kernels_compile(built, library, capability):
-    version = library.suffix[1:] + "000"
-    command, environment = command_and_environment(
-        built, "off", "embedded", capability, *NAMES, FAKE_CUDA_VERSION=version,
-        LD_LIBRARY_PATH=f"{built}/fake_driver.cc:{library.parent}",
-    )
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    sizes = [int(line.split("\t")[1]) for line in answer.stdout.splitlines()]
-    assert len(sizes) == len(NAMES) and min(sizes) > 1000, answer.stdout
+    compile_kernels(built, library, capability, NAMES)
+
+
+DISASSEMBLER = next((str(file) for folder in nvidia_folders("bin")
+                     for file in folder.glob("nvdisasm")), None) or shutil.which("nvdisasm")
+
+
+@pytest.mark.skipif(not DISASSEMBLER, reason="nvidia-cuda-nvdisasm is not installed")
+@pytest.mark.parametrize("capability", ["90", "100"])
+@pytest.mark.parametrize("library", NVRTC[-1:], ids=lambda library: library.name)
+def test_clusters_multiply_from_registers(built, tmp_path, library, capability):
+    """Matrix instructions and asynchronous stores, and no register that is spilled."""
+    compile_kernels(built, library, capability, CLUSTER_NAMES, IMAGES=str(tmp_path))
+    for number, (name, products) in enumerate(CLUSTER_NAMES.items(), 1):
+        command = [DISASSEMBLER, "-c", str(tmp_path / str(number))]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        count = {word: len(re.findall(rf"\b{word}\b", text)) for word in
+                 ("HMMA", "STAS", "LDL", "STL")}  # fmt: skip
+        assert count["HMMA"] >= products and count["STAS"] > 0, (name, count)
+        assert count["LDL"] == count["STL"] == 0, (name, count)
 
 
 # --- the cache ---------------------------------------------------------------------------------

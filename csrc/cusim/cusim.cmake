@@ -22,7 +22,7 @@ if(MASKED_RNN_SANITIZE)
 endif()
 
 set(cusim_sources csrc/core/check.cc csrc/core/names.cc)
-foreach(name choose general memory queue resident rnn)
+foreach(name choose cluster general instances memory queue resident rnn)
   list(APPEND cusim_sources csrc/core/cuda/${name}.cc)
 endforeach()
 add_library(cusim STATIC ${cusim_sources} csrc/cusim/device.cc csrc/cusim/plan.cc
@@ -32,17 +32,18 @@ if(MASKED_RNN_SANITIZE MATCHES "address")
   target_compile_definitions(cusim PRIVATE MASKED_RNN_POISON)  # see core/cuda/memory.h
 endif()
 
-# The kernels, a file for each storage type.
+# The kernels, a file for each storage type. MR_CLUSTER is a size of a cluster: in registers, and
+# for float partly in shared memory.
 function(cusim_kernels storage)
   add_library(cusim_${storage} OBJECT csrc/cusim/kernels.cc)
   target_include_directories(cusim_${storage} PRIVATE csrc csrc/core)
   target_compile_definitions(cusim_${storage} PRIVATE MR_STORAGE=${storage} ${ARGN})
   target_sources(cusim PRIVATE $<TARGET_OBJECTS:cusim_${storage}>)
 endfunction()
-cusim_kernels(float MR_REAL=float MR_COMMON)
+cusim_kernels(float MR_REAL=float MR_COMMON "MR_CLUSTER=256, 4")
 cusim_kernels(double MR_REAL=double)
-cusim_kernels(BFloat16)
-cusim_kernels(Float16)
+cusim_kernels(BFloat16 "MR_CLUSTER=256, 8")
+cusim_kernels(Float16 "MR_CLUSTER=256, 8")
 
 if(pybind11_FOUND)
   pybind11_add_module(_cusim MODULE NO_EXTRAS csrc/cusim/module.cc)

@@ -120,6 +120,10 @@ void Device::launch(const std::string& kernel, const Launch& launch, void** argu
   }
 }
 
+bool Device::has(const std::string& kernel) const {
+  return instances_.count(without_spaces(kernel)) > 0;
+}
+
 int Device::resident(const std::string& kernel, const Launch& launch) const {
   find(kernel);
   check(kernel, launch, info_);

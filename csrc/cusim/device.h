@@ -34,6 +34,7 @@ class Device final : public masked_rnn::cuda::Device {
   const masked_rnn::cuda::DeviceInfo& info() const override { return info_; }
   void launch(const std::string& kernel, const masked_rnn::cuda::Launch& launch,
               void** arguments, masked_rnn::cuda::Stream stream) const override;
+  bool has(const std::string& kernel) const override;
   int resident(const std::string& kernel, const masked_rnn::cuda::Launch& launch) const override;
   void set_zero(void* memory, size_t bytes, masked_rnn::cuda::Stream stream) const override;
   bool multiply(const masked_rnn::cuda::Product& product,

@@ -50,7 +50,7 @@ struct Warp {
   static constexpr int kMasks = 8;
   unsigned masks[kMasks] = {};
   Barrier barriers[kMasks];
-  unsigned char given[2][32][kExchangeBytes];
+  uint32_t given[2][32][kExchangeBytes / 4];
   unsigned char side[32];  // which of the two a lane's last exchange used
 };
 
@@ -190,10 +190,10 @@ Thread* next_thread() {
 void wait(Barrier& barrier, int threads, bool orders_memory, const char* what) {
   char& tag = barrier.tags[barrier.generation & 1];
   if (orders_memory) release(&tag);
+  launch.idle = 0;
   if (++barrier.arrived == threads) {
     barrier.arrived = 0;
     ++barrier.generation;
-    launch.idle = 0;
     for (Thread* t = barrier.first; t != nullptr; t = t->next) make_ready(t);
     barrier.first = barrier.last = nullptr;
     if (launch.schedule.order != Order::kFifo) {  // else who comes last goes on
@@ -412,7 +412,8 @@ void cluster_barrier() {
 void note_progress() { launch.idle = 0; }
 
 void let_others_run() {
-  if (++launch.idle > 64 + 4 * static_cast<int64_t>(launch.threads.size())) {
+  // So often that a random order, too, has picked each thread that can do more than spin.
+  if (++launch.idle > 40 * static_cast<int64_t>(launch.threads.size() + 2)) {
     fail("a thread spins on memory that nobody will change:" + who_waits());
   }
   current->waits_in = "a loop that spins";
@@ -450,10 +451,12 @@ void exchange(unsigned mask, const void* value, size_t bytes) {
   wait(barrier, lanes_of(mask), false, "a shuffle, vote or matrix product of its warp");
 }
 
-void read_lane(int lane, void* value, size_t bytes) {
+const uint32_t* lane_value(int lane) {
   const Warp& warp = current->block->warps[current->position.warp];
-  copy_bytes(value, warp.given[warp.side[current->position.lane]][lane], bytes);
+  return warp.given[warp.side[current->position.lane]][lane];
 }
+
+void read_lane(int lane, void* value, size_t bytes) { copy_bytes(value, lane_value(lane), bytes); }
 
 void mbarrier_init(uint64_t* barrier, unsigned arrivals) {
   Mbarrier made{};

@@ -65,6 +65,7 @@ void* in_block(const void* address, unsigned rank);
 constexpr size_t kExchangeBytes = 64;
 void exchange(unsigned mask, const void* value, size_t bytes);
 void read_lane(int lane, void* value, size_t bytes);
+const uint32_t* lane_value(int lane);  // the same in place
 
 // mbarrier objects are 64-bit words in shared memory. Asynchronous stores arrive late, in a random
 // order, when a thread waits.

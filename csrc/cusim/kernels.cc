@@ -1,5 +1,5 @@
 // The library's kernels for the CPU, of one storage type: compiled once for each
-// (MR_STORAGE, and MR_REAL, MR_COMMON as instances.inc wants them).
+// (MR_STORAGE, and MR_REAL, MR_COMMON, MR_CLUSTER as instances.inc wants them).
 #include "core/cuda/kernels/kernels.cu"
 
 #include "kernels.h"

@@ -40,19 +40,20 @@ void matrix_product(float* c, const uint32_t* a, const uint32_t* b, Element elem
   uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
   exchange(~0u, mine, sizeof(mine));
   const int group = position().lane >> 2, quad = position().lane & 3;
-  const auto of_lane = [&](int lane, int reg, int half) {
-    uint32_t theirs[6];
-    read_lane(lane, theirs, sizeof(theirs));
-    return element(theirs[reg], half);
-  };
-  for (int i = 0; i < 4; ++i) {
-    const int row = group + (i >> 1) * 8, column = quad * 2 + (i & 1);
-    float sum = c[i];
-    for (int k = 0; k < 8 * kPacked; ++k) {
-      const int upper = k / (4 * kPacked), holder = k / kPacked % 4, half = k % kPacked;
-      sum += of_lane((row & 7) * 4 + holder, (row >> 3) + 2 * upper, half) *
-             of_lane(column * 4 + holder, 4 + upper, half);
+  // This lane's two rows of a and two columns of b.
+  constexpr int kDepth = 8 * kPacked;
+  float rows[2][kDepth], columns[2][kDepth];
+  for (int k = 0; k < kDepth; ++k) {
+    const int upper = k / (4 * kPacked), holder = k / kPacked % 4, half = k % kPacked;
+    const uint32_t* of_row = lane_value(group * 4 + holder);
+    for (int i = 0; i < 2; ++i) {
+      rows[i][k] = element(of_row[i + 2 * upper], half);
+      columns[i][k] = element(lane_value((quad * 2 + i) * 4 + holder)[4 + upper], half);
     }
+  }
+  for (int i = 0; i < 4; ++i) {
+    float sum = c[i];
+    for (int k = 0; k < kDepth; ++k) sum += rows[i >> 1][k] * columns[i & 1][k];
     c[i] = sum;
   }
 }

@@ -38,6 +38,7 @@ std::string variable(const char* name) {
 
 PlanOptions PlanOptions::from_environment() {
   PlanOptions options;
+  options.call.tf32 = std::atoi(variable("CUSIM_TF32").c_str()) != 0;
   options.call.deterministic = std::atoi(variable("CUSIM_DETERMINISTIC").c_str()) != 0;
   options.call.chunk_rows = std::atoll(variable("CUSIM_CHUNK_ROWS").c_str());
   options.call.kernel = variable("CUSIM_KERNEL");

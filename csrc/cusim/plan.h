@@ -10,7 +10,8 @@ namespace cusim {
 
 struct PlanOptions {
   DeviceOptions device = DeviceOptions::from_environment();
-  masked_rnn::cuda::Options call;  // CUSIM_DETERMINISTIC, _CHUNK_ROWS, _KERNEL, _UNITS
+  // CUSIM_TF32, CUSIM_DETERMINISTIC, CUSIM_CHUNK_ROWS, CUSIM_KERNEL, CUSIM_UNITS
+  masked_rnn::cuda::Options call;
   static PlanOptions from_environment();
 };
 

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <fstream>
 #include <random>
 #include <sstream>
 #include <string>
@@ -228,11 +229,14 @@ void targets() {
   }
 }
 
-// Compiles kernels of the library itself: check_device FOLDERS embedded CAPABILITY NAME...
+// Compiles kernels of the library itself: check_device FOLDERS embedded CAPABILITY NAME... What
+// comes out is written into the folder IMAGES, where that is set: 1, 2...
 void embedded(int count, char** arguments) {
   const Compiler compiler(embedded_sources());
+  const char* images = std::getenv("IMAGES");
   for (int i = 1; i < count; ++i) {
     const Compiled compiled = compiler.compile(arguments[i], std::atoi(arguments[0]));
+    if (images) std::ofstream(images + ("/" + std::to_string(i))) << compiled.image;
     std::printf("%s\t%zu\n", compiled.entry.c_str(), compiled.image.size());
   }
 }

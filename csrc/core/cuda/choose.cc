@@ -1,8 +1,10 @@
 #include "choose.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 
+#include "cluster.h"
 #include "error.h"
 #include "resident.h"
 
@@ -15,10 +17,6 @@ constexpr int64_t kChunkRows = 16384;
 // A weight gradient's product has few tiles where the layer is small: its long sums over rows are
 // split until the multiprocessors have work, into parts of at least this many rows.
 constexpr int64_t kRowsOfPart = 512;
-// Bits may not depend on the batch under op determinism, and do depend on the kernel and on how it
-// shares out units backward: these are chosen for a batch of this size then.
-constexpr int64_t kTypicalBatch = 64;
-
 enum class Direction { kForward, kBackward };
 
 struct Candidate {
@@ -131,22 +129,42 @@ std::string resident_needs(const DeviceInfo& device) {
 
 }  // namespace
 
-Choice choose(const DeviceInfo& device, const Problem& p, const Options& options) {
+// The kernel with the least expected time of a step. Small batches: clusters about 1 us (cluster.cc),
+// resident 2 to 4 us, general a launch, 2.5 us at the least, and all weights read again for every 16
+// rows.
+Choice choose(const Device& device, const Problem& p, const Options& options) {
   Choice choice;
-  const bool forced = options.kernel == "resident";
-  if (!options.kernel.empty() && options.kernel != "general" && !forced) {
-    throw InvalidArgument("kernel is '" + options.kernel + "', needed: general or resident");
+  const std::string& asked = options.kernel;
+  if (!asked.empty() && asked != "general" && asked != "resident" && asked != "cluster") {
+    throw InvalidArgument("kernel is '" + asked + "', needed: general, resident or cluster");
   }
-  if (options.kernel != "general") {
-    const int64_t batch = options.deterministic ? kTypicalBatch : std::max<int64_t>(p.batch, 1);
-    const auto decide = [&](Direction direction, Kernel& kernel, Resident& resident) {
-      const auto best = best_resident(device, p, options, direction, batch);
-      if (!best && forced) throw InvalidArgument(resident_needs(device));
-      if (!best) return;
-      if (!forced && general_microseconds(device, p, direction, batch) < best->microseconds) return;
-      kernel = Kernel::kResident;
-      resident = best->resident;
-    };
+  const int64_t batch = options.deterministic ? kTypicalBatch : std::max<int64_t>(p.batch, 1);
+  ClusterCandidate cluster;
+  if (asked.empty() || asked == "cluster") {
+    cluster = best_cluster(device, p, options, batch);
+    if (asked == "cluster" && !cluster.refused.empty()) {
+      throw InvalidArgument("kernel is 'cluster', but " + cluster.refused);
+    }
+    choice.cluster = cluster.shape;
+  }
+  const auto decide = [&](Direction direction, Kernel& kernel, Resident& resident) {
+    double least = asked.empty() ? general_microseconds(device.info(), p, direction, batch)
+                                 : std::numeric_limits<double>::infinity();
+    if (asked.empty() || asked == "resident") {
+      const auto best = best_resident(device.info(), p, options, direction, batch);
+      if (!best && asked == "resident") throw InvalidArgument(resident_needs(device.info()));
+      if (best && best->microseconds <= least) {
+        kernel = Kernel::kResident;
+        resident = best->resident;
+        least = best->microseconds;
+      }
+    }
+    const double twice_backward = direction == Direction::kForward ? 1 : 2;
+    if (cluster.shape.blocks > 0 && twice_backward * cluster.microseconds <= least) {
+      kernel = Kernel::kCluster;
+    }
+  };
+  if (asked != "general") {
     decide(Direction::kForward, choice.forward, choice.resident_forward);
     decide(Direction::kBackward, choice.backward, choice.resident_backward);
   }
@@ -157,13 +175,18 @@ Choice choose(const DeviceInfo& device, const Problem& p, const Options& options
   const int64_t rows = choice.chunk_steps * p.batch;
   const int64_t tiles = ((std::max(p.features, p.units) + kProductTile - 1) / kProductTile) *
                         ((gates(p.cell) * p.units + kProductTile - 1) / kProductTile);
-  const int64_t wanted = (2 * device.multiprocessors + tiles - 1) / tiles;
+  const int64_t wanted = (2 * device.info().multiprocessors + tiles - 1) / tiles;
   choice.depth_parts = std::clamp<int64_t>(std::min(wanted, rows / kRowsOfPart), 1, 32);
   return choice;
 }
 
 const char* name_of(Kernel kernel) {
-  return kernel == Kernel::kResident ? "resident" : "general";
+  switch (kernel) {
+    case Kernel::kGeneral: return "general";
+    case Kernel::kResident: return "resident";
+    case Kernel::kCluster: return "cluster";
+  }
+  return "";
 }
 
 }  // namespace masked_rnn::cuda

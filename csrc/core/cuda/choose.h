@@ -2,11 +2,16 @@
 #pragma once
 
 #include "device.h"
+#include "kernels/tiles.h"
 #include "rnn.h"
 
 namespace masked_rnn::cuda {
 
-enum class Kernel { kGeneral, kResident };
+enum class Kernel { kGeneral, kResident, kCluster };
+
+// Bits may not depend on the batch under op determinism, and do depend on the kernel and on how it
+// shares out its work: these are chosen for a batch of this size then.
+constexpr int64_t kTypicalBatch = 64;
 
 // How the resident kernel shares out a recurrence: slices of units times groups of rows, a block
 // each.
@@ -20,12 +25,13 @@ struct Choice {
   Kernel forward = Kernel::kGeneral;
   Kernel backward = Kernel::kGeneral;
   Resident resident_forward, resident_backward;  // where it is that kernel
+  ClusterShape cluster{};   // where it is that kernel
   int64_t chunk_steps = 1;   // time steps whose inputs, projections and gate gradients lie in memory
   int64_t depth_parts = 1;   // parts that the sums of the weight gradients are split in
 };
 
 // Throws InvalidArgument where `options.kernel` asks for a kernel that cannot do it.
-Choice choose(const DeviceInfo& device, const Problem& problem, const Options& options);
+Choice choose(const Device& device, const Problem& problem, const Options& options);
 
 const char* name_of(Kernel kernel);
 

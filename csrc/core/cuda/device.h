@@ -59,6 +59,9 @@ class Device {
   virtual void launch(const std::string& kernel, const Launch& launch, void** arguments,
                       Stream stream) const = 0;
 
+  // Whether there is such an instance. A compiler makes any; tests have a list.
+  virtual bool has(const std::string&) const { return true; }
+
   // How many blocks (clusters, where launch.cluster > 1) of this kernel the device holds at once.
   virtual int resident(const std::string& kernel, const Launch& launch) const = 0;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cluster.h"
 #include "resident.h"
 
 namespace masked_rnn::cuda {
@@ -70,6 +71,7 @@ void recurrence_forward(const Queue& queue, const Choice& choice, const ForwardM
                         ForwardStep step) {
   const Problem& p = queue.problem;
   if (choice.forward == Kernel::kResident && resident_forward(queue, choice, memory, step)) return;
+  if (choice.forward == Kernel::kCluster) return cluster_forward(queue, choice, step);
   const std::string step_kernel = queue.of_cell("forward_step");
   const std::string candidate_kernel = queue.of_cell("forward_candidate");
   for (step.step = step.call.first; step.step < step.call.end; ++step.step) {
@@ -89,6 +91,7 @@ void recurrence_backward(const Queue& queue, const Choice& choice, const Backwar
   if (choice.backward == Kernel::kResident && resident_backward(queue, choice, memory, step)) {
     return;
   }
+  if (choice.backward == Kernel::kCluster) return cluster_backward(queue, choice, step);
   const std::string step_kernel = queue.of_cell("backward_step");
   const std::string reset_kernel = queue.of_cell("backward_reset");
   // The last launch, for the step before the chunk, only passes the first step's gradient on.

@@ -1,6 +1,7 @@
-// The kernels of a call, queued on a stream. The recurrence is the general one, for any size, cell,
-// dtype and option: a step is one launch (two for reset before), and steps that no row has left end
-// at once; or the one that `choice` names.
+// A call, queued on a stream, chunk by chunk of steps. The recurrence over a chunk is one launch of the
+// resident kernel or of clusters where that was chosen. Else the general kernels do it, for any size,
+// cell, dtype and option: a step is one launch (two for reset before), and steps that no row has left
+// end at once.
 #pragma once
 
 #include "queue.h"

@@ -3,32 +3,9 @@
 #include <limits>
 
 #include "error.h"
+#include "instances.h"
 
 namespace masked_rnn::cuda {
-namespace {
-
-const char* storage_name(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32: return "float";
-    case DType::kFloat64: return "double";
-    case DType::kBFloat16: return "BFloat16";
-    case DType::kFloat16: return "Float16";
-  }
-  return "";
-}
-
-const char* cell_type(Cell cell) {
-  switch (cell) {
-    case Cell::kGru: return "Gru";
-    case Cell::kGruResetBefore: return "GruResetBefore";
-    case Cell::kLstm: return "Lstm";
-    case Cell::kSimpleRnn: return "SimpleRnn";
-  }
-  return "";
-}
-
-}  // namespace
-
 Queue::Queue(const Device& device, const Problem& p, const Options& options, const Shared& shared,
              Stream stream, int64_t depth_parts, void* parts)
     : problem(p),
@@ -66,12 +43,7 @@ void Queue::prepare() const {
   convert(problem.recurrent_kernel, shared_.recurrent_kernel, problem.units);
 }
 
-std::string Queue::of_cell(const char* name) const {
-  const bool common = problem.activation == Activation::kTanh &&
-                      problem.recurrent_activation == Activation::kSigmoid;
-  return std::string(name) + "<" + cell_type(problem.cell) + ", " +
-         (common ? "TanhSigmoid" : "AnyActivations") + ", " + storage_ + ">";
-}
+std::string Queue::of_cell(const char* name) const { return instance_name(problem, name); }
 
 void Queue::launch_at(const std::string& kernel, std::array<int64_t, 3> grid, int threads,
                       int shared, void** arguments) const {

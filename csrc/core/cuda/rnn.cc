@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstdlib>
 
 #include "choose.h"
 #include "error.h"
@@ -17,10 +18,11 @@ Plan::Plan(const Device& device, const Problem& problem, const Options& options)
                             std::to_string(problem.time) +
                             " time steps, more than 2147483647 of either");
   }
-  choice();  // refuses now what it cannot do
+  // A way back for whoever meets trouble with one of them on a GPU.
+  const char* kernel = std::getenv("MASKED_RNN_CUDA_KERNEL");
+  if (kernel != nullptr && options_.kernel.empty()) options_.kernel = kernel;
+  choice_ = std::make_shared<const Choice>(choose(device, problem, options_));
 }
-
-Choice Plan::choice() const { return choose(device_.info(), problem_, options_); }
 
 int64_t Plan::reserve_bytes() const {
   Arena arena(nullptr);
@@ -42,21 +44,20 @@ void Plan::check_reserve(const void* reserve, int64_t bytes) const {
 
 int64_t Plan::forward_workspace_bytes(bool training) const {
   Arena arena(nullptr);
-  const ForwardMemory memory(arena, problem_, choice(), training);
+  const ForwardMemory memory(arena, problem_, *choice_, training);
   return arena.bytes();
 }
 
 int64_t Plan::backward_workspace_bytes() const {
   Arena arena(nullptr);
-  const BackwardMemory memory(arena, problem_, choice());
+  const BackwardMemory memory(arena, problem_, *choice_);
   return arena.bytes();
 }
 
 void Plan::forward(const ForwardResults& results, void* workspace, Stream stream) const {
-  const Choice chosen = choice();
   const bool training = results.reserve != nullptr;
   Arena arena(workspace);
-  ForwardMemory memory(arena, problem_, chosen, training);
+  ForwardMemory memory(arena, problem_, *choice_, training);
   if (training) {
     Arena kept(results.reserve);
     const Reserve reserve(kept, problem_);
@@ -65,23 +66,22 @@ void Plan::forward(const ForwardResults& results, void* workspace, Stream stream
     memory.saved = reserve.saved;
   }
   const Queue queue(device_, problem_, options_, memory.shared, stream);
-  forward_general(queue, chosen, memory, results);
+  forward_general(queue, *choice_, memory, results);
 }
 
 void Plan::backward(const BackwardArrays& arrays, void* workspace, Stream stream) const {
-  const Choice chosen = choice();
   Arena arena(workspace);
-  const BackwardMemory memory(arena, problem_, chosen);
-  const Queue queue(device_, problem_, options_, memory.shared, stream, chosen.depth_parts,
+  const BackwardMemory memory(arena, problem_, *choice_);
+  const Queue queue(device_, problem_, options_, memory.shared, stream, choice_->depth_parts,
                     memory.parts);
-  backward_general(queue, chosen, memory, arrays);
+  backward_general(queue, *choice_, memory, arrays);
 }
 
 std::string Plan::forward_kernel() const {
-  return name_of(choice().forward);
+  return name_of(choice_->forward);
 }
 std::string Plan::backward_kernel() const {
-  return name_of(choice().backward);
+  return name_of(choice_->backward);
 }
 
 }  // namespace masked_rnn::cuda

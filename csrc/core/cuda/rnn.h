@@ -1,6 +1,8 @@
 // The CUDA part's front door: a call on arrays in device memory, on a stream.
 #pragma once
 
+#include <memory>
+
 #include "device.h"
 
 namespace masked_rnn::cuda {
@@ -44,11 +46,10 @@ class MASKED_RNN_API Plan {
   std::string backward_kernel() const;
 
  private:
-  Choice choice() const;
-
   const Device& device_;
   Problem problem_;
   Options options_;
+  std::shared_ptr<const Choice> choice_;
 };
 
 }  // namespace masked_rnn::cuda

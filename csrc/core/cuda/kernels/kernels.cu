@@ -11,6 +11,7 @@ using uint32_t = unsigned int;
 using uint64_t = unsigned long long;
 #endif
 
+#include "cluster.cuh"
 #include "exchange.cuh"
 #include "lengths.cuh"
 #include "product.cuh"

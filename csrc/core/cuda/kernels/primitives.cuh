@@ -20,6 +20,11 @@
 #define MR_UNROLL
 #endif
 
+// Whether what is compiled may use clusters: primitives of 9.0 are left out below that.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define MR_CLUSTERS
+#endif
+
 namespace masked_rnn::cuda {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -113,7 +118,19 @@ MR_INLINE void wait_for_copies() {
 
 // --- clusters, compute capability 9.0 ---
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if defined(MR_CLUSTERS)
+// Two floats, rounded to the nearest, in one register; the first is the lower half. Volatile, as a
+// compiler that does it late has both in registers until then.
+MR_INLINE uint32_t pack_bfloat16(float first, float second) {
+  uint32_t pair;
+  asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+MR_INLINE uint32_t pack_float16(float first, float second) {
+  uint32_t pair;
+  asm volatile("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
 MR_INLINE unsigned cluster_rank() {
   unsigned rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -125,6 +142,7 @@ MR_INLINE unsigned cluster_size() {
   return size;
 }
 MR_INLINE void cluster_barrier() {
+  __syncwarp();  // it counts warps
   asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::
                    : "memory");
 }
@@ -239,6 +257,16 @@ void wait_for_copies() {
   cusim::wait_for_copies(kGroupsLeft);
 }
 
+inline uint32_t pack_bfloat16(float first, float second) {
+  const auto rounded = [](float x) {
+    const uint32_t bits = cusim::float_to_bits(x);
+    return x != x ? bits >> 16 | 0x40u : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  };
+  return rounded(first) | rounded(second) << 16;
+}
+inline uint32_t pack_float16(float first, float second) {
+  return half_from_float(first) | static_cast<uint32_t>(half_from_float(second)) << 16;
+}
 inline unsigned cluster_rank() { return cusim::cluster_rank(); }
 inline unsigned cluster_size() { return cusim::cluster_size(); }
 inline void cluster_barrier() { cusim::cluster_barrier(); }

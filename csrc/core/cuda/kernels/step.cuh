@@ -76,15 +76,21 @@ MR_INLINE StepTile step_tile() {
   return t;
 }
 
-// Forward's x of a gate: projection and bias. GRU's two biases of z and r only appear as a sum.
+// Bias of a gate's input. GRU's two biases of z and r only appear as a sum.
 template <class CellT, class Storage>
-MR_INLINE Real<Storage> input_of(const Problem& p, const Real<Storage>* projection, int gate,
-                                 int64_t u) {
+MR_INLINE Real<Storage> bias_of(const Problem& p, int gate, int64_t u) {
   Real<Storage> bias = value_at<Storage>(p.bias, gate * p.units + u);
   if (CellT::kCell == Cell::kGru && gate < 2) {
     bias += value_at<Storage>(p.bias, (CellT::kGates + gate) * p.units + u);
   }
-  return projection[gate * p.units + u] + bias;
+  return bias;
+}
+
+// Forward's x of a gate.
+template <class CellT, class Storage>
+MR_INLINE Real<Storage> input_of(const Problem& p, const Real<Storage>* projection, int gate,
+                                 int64_t u) {
+  return projection[gate * p.units + u] + bias_of<CellT, Storage>(p, gate, u);
 }
 
 // Where row i of a step has its projection (all gates), and what forward keeps of its unit u.

@@ -48,4 +48,78 @@ constexpr int kResidentColumns = 4;
 constexpr int kResidentUnitStep = 4;  // a block's units are a multiple: 16 bytes of float32
 constexpr int kBarrierWords = 32;     // from one group's barrier to the next: a cache line
 
+// The kernels of clusters: a cluster of `blocks` has kClusterRows sorted rows, each of its blocks
+// an equal share of the units, which are padded to `units`. Weights are the left operands of
+// matrix products, in tiles of 16 rows; a row of the batch is a column of the right operand. Units
+// lie in fours there, a piece. A tile stays in registers as far as there are any, the rest of it in
+// shared memory, which is read in every step.
+constexpr int kClusterRows = 8;
+constexpr int kClusterPiece = 4;
+constexpr int kClusterBarrierBytes = 128;  // in front of what else is in shared memory
+constexpr int kClusterTileBytes = 512;     // of what one product takes of a tile
+
+struct ClusterShape {
+  int gates, operand_bytes, units, blocks;
+
+  constexpr int block_units() const { return units / blocks; }  // a multiple of 16
+
+  // Forward: rows of a tile are the gates of its units, padded to four, so that the gates of a
+  // unit come together in a pair of lanes.
+  constexpr int gate_rows() const { return gates == 1 ? 1 : 4; }
+  constexpr int forward_tiles() const { return block_units() * gate_rows() / 16; }
+  // Two tiles of a warp share what it reads of the state, where that leaves four warps at work.
+  constexpr int forward_tiles_of_warp() const {
+    return forward_tiles() >= 8 && forward_tiles() % 2 == 0 && units * operand_bytes <= 512 ? 2 : 1;
+  }
+  constexpr int forward_threads() const {
+    return forward_tiles() / forward_tiles_of_warp() * 32;
+  }
+  constexpr int forward_products() const { return products(units); }
+  constexpr int forward_kept() const {
+    // A lane has four elements of a tile where it has no gates to bring together.
+    return kept(forward_products(), forward_threads(), forward_tiles_of_warp(),
+                gate_rows() == 1 ? 92 : 72);
+  }
+  constexpr int forward_shared_bytes() const {  // two states
+    return kClusterBarrierBytes + 2 * units * kClusterRows * operand_bytes +
+           forward_tiles() * (forward_products() - forward_kept()) * kClusterTileBytes;
+  }
+
+  // Backward: rows of a tile are units that a gradient goes to; its depth is a block's own gates.
+  constexpr int backward_tiles() const { return units / 16; }
+  constexpr int backward_depth() const { return gates * block_units(); }
+  constexpr int backward_tiles_of_warp() const {  // eight warps, or as many as that allows
+    const int least = blocks > 4 ? blocks / 4 : 1;
+    const bool twice = backward_tiles() / least > 8 && backward_tiles() % (2 * least) == 0 &&
+                       least * backward_depth() * operand_bytes <= 512;
+    return twice ? 2 * least : least;
+  }
+  constexpr int backward_threads() const {
+    return backward_tiles() / backward_tiles_of_warp() * 32;
+  }
+  constexpr int backward_products() const { return products(backward_depth()); }
+  constexpr int backward_kept() const {
+    // A piece of the right operand takes twice as many registers in TF32.
+    return kept(backward_products(), backward_threads(), backward_tiles_of_warp(),
+                operand_bytes == 4 ? 96 : 72);
+  }
+  constexpr int backward_shared_bytes() const {  // twice: gradients of gates, and parts of d_h
+    return kClusterBarrierBytes +
+           2 * kClusterRows * (backward_depth() * operand_bytes + units * 4) +
+           backward_tiles() * (backward_products() - backward_kept()) * kClusterTileBytes;
+  }
+
+  // Products that a tile takes for its depth.
+  constexpr int products(int depth) const { return depth * operand_bytes / 32; }
+  // How many of them find their part in registers, four for each: a thread can name 255, is given a
+  // share of its multiprocessor's in eights, and needs `others` beside (as nvcc reports, at the
+  // least that spills none). An even number, as one read of the right operand may serve two.
+  constexpr int kept(int products, int threads, int tiles_of_warp, int others) const {
+    const int share = 65536 / threads / 8 * 8;
+    const int registers = (share < 255 ? share : 255) - others;
+    const int most = registers > 0 ? registers / (4 * tiles_of_warp) / 2 * 2 : 0;
+    return products < most ? products : most;
+  }
+};
+
 }  // namespace masked_rnn::cuda

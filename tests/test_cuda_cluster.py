@@ -1,0 +1,184 @@
+"""The kernels of clusters (csrc/core/cuda/kernels/cluster.cuh) on the CPU shim: the table of cases
+where they can do it, forced; a reason where they cannot."""
+
+import itertools
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from . import cases
+from .cases import FORWARD_RESULTS, Case
+from .test_core import check_same_bits, rows_of, take_rows
+from .test_cuda import FOLDER, PER_ROW, backward, forward, poison_masked, pytestmark, run, setting
+
+__all__ = ["pytestmark", "setting"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What enters a recurrent product is rounded: the state, times its dropout, and in backward the
+# gradients of the gates; to 2^-9 of its size in bfloat16, to 2^-12 in float16 and TF32.  So each
+# step adds to a row's errors, as it does in Keras, which computes in the 16-bit types throughout.
+TOLERANCE = {"bfloat16": 1.2e-2, "float16": 2e-3, "float32": 2e-3}
+
+# A slope that jumps takes the other value where rounding passes the kink.
+KINKS = {"hard_tanh", "hard_shrink", "soft_shrink"}
+
+TABLE = tuple(
+    case for case in cases.TABLE
+    if case.recurrent_dropout != "per_gate" and case.units <= 64
+    and not KINKS & {case.activation, case.recurrent_activation}
+)  # fmt: skip
+
+SETTINGS = tuple(
+    {"CUSIM_ORDER": order, "CUSIM_CHUNK_ROWS": chunk}
+    for order, chunk in itertools.product(("fifo", "lifo", "7"), ("0", "12"))
+)
+
+every_cell = pytest.mark.parametrize("cell", ["gru", "lstm", "simple_rnn"])
+every_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+
+
+@pytest.fixture(autouse=True)
+def clusters(setting):
+    setting(CUSIM_KERNEL="cluster", CUSIM_TF32="1")
+
+
+def check(case, cell, dtype):
+    arguments, gradients = cases.make_arrays(case, cell, dtype)
+    got = run(cell, poison_masked(arguments), gradients)
+    cases.check_close(got, cases.expected(case, cell, dtype), dtype, TOLERANCE[dtype])
+    plain, _ = forward(cell, poison_masked(arguments))
+    check_same_bits(plain, {name: got[name] for name in FORWARD_RESULTS})
+
+
+@every_cell
+@pytest.mark.parametrize("number, case", list(enumerate(TABLE)), ids=lambda v: str(v))
+def test_cases(number, case, cell, setting):
+    """Each case in one of the dtypes, under one of the settings, in turn."""
+    setting(**SETTINGS[number // len(TOLERANCE) % len(SETTINGS)])
+    check(case, cell, list(TOLERANCE)[number % len(TOLERANCE)])
+
+
+@every_cell
+@every_dtype
+def test_large_clusters(dtype, cell, setting):
+    """Of eight blocks; in float32 of four, whose weights are partly in shared memory."""
+    setting(CUSIM_ORDER="3")
+    check(Case(9, 3, 3, 200, mask="mixed", recurrent_dropout="shared"), cell, dtype)
+
+
+@every_cell
+@every_dtype
+def test_bits_do_not_depend_on_the_order_of_threads(dtype, cell, setting):
+    case = Case(17, 9, 5, 35, mask="mixed", input_dropout="per_gate", recurrent_dropout="shared")
+    arguments, gradients = cases.make_arrays(case, cell, dtype)
+    want = run(cell, arguments, gradients)
+    for order in ("lifo", "1", "2", "fifo"):
+        setting(CUSIM_ORDER=order)
+        check_same_bits(run(cell, arguments, gradients), want)
+
+
+@every_cell
+@every_dtype
+def test_a_row_is_the_same_in_any_batch(dtype, cell, setting):
+    setting(CUSIM_DETERMINISTIC="1")
+    arguments, gradients = cases.make_arrays(Case(19, 6, 5, 35, mask="mixed"), cell, dtype)
+    everything = run(cell, arguments, gradients)
+    for rows in ([3], [18, 0, 7], list(range(18, -1, -1))):
+        alone = run(cell, take_rows(arguments, rows), take_rows(gradients, rows))
+        check_same_bits(rows_of(alone, slice(None)), rows_of(everything, rows))
+    setting(CUSIM_CHUNK_ROWS="20")
+    check_same_bits(run(cell, arguments, gradients), everything, PER_ROW)
+
+
+@every_cell
+def test_nan_at_a_real_step_stays_in_its_row(cell):
+    arguments, _ = cases.make_arrays(Case(17, 6, 3, 35, mask="none"), cell, "float32")
+    want, _ = forward(cell, arguments)
+    poisoned = dict(arguments, inputs=arguments["inputs"].copy())
+    poisoned["inputs"][5, 2, 1] = np.nan
+    got, _ = forward(cell, poisoned)
+    assert np.isnan(got["outputs"][5, 2:]).all() and np.isnan(got["state_h"][5]).all()
+    others = np.arange(17) != 5
+    for name in FORWARD_RESULTS[: 3 if cell == "lstm" else 2]:
+        assert got[name][others].tobytes() == want[name][others].tobytes()
+
+
+@every_cell
+def test_incoming_gradients_may_be_absent(cell):
+    arguments, gradients = cases.make_arrays(Case(), cell, "bfloat16")
+    _, reserve = forward(cell, arguments, keep_reserve=True)
+    for name in (name for name, given in gradients.items() if given is not None):
+        zero = dict(gradients, **{name: np.zeros_like(gradients[name])})
+        absent = dict(gradients, **{name: None})
+        check_same_bits(
+            backward(cell, arguments, absent, reserve), backward(cell, arguments, zero, reserve)
+        )
+
+
+@every_cell
+@pytest.mark.parametrize("sizes", [(0, 7), (5, 0), (0, 0)], ids=["B0", "T0", "B0T0"])
+def test_empty_batch_and_no_time_steps(sizes, cell):
+    case = Case(*sizes, mask="all_ones")
+    arguments, gradients = cases.make_arrays(case, cell, "bfloat16")
+    got = run(cell, arguments, gradients)
+    cases.check_close(got, cases.expected(case, cell, "bfloat16"), "bfloat16", tolerance=0)
+
+
+# --- the choice ----------------------------------------------------------------------------
+
+
+REFUSED = {
+    "dtype is float64, needed: bfloat16": {"dtype": "float64"},
+    "dtype is float32, needed: bfloat16, .*TF32": {"dtype": "float32", "CUSIM_TF32": "0"},
+    "compute capability is 8.0, needed: 9.0": {"CUSIM_CAPABILITY": "80"},
+    "cell is gru_reset_before": {"cell": "gru_reset_before"},
+    "recurrent_dropout has a mask for each gate": {"case": Case(recurrent_dropout="per_gate")},
+    "300 units does not fit a cluster": {"case": Case(1, 1, 1, 300)},
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_refused_where_forced_and_general_otherwise(reason, setting):
+    how = {"cell": "lstm", "dtype": "bfloat16", "case": Case()} | REFUSED[reason]
+    setting(**{name: value for name, value in how.items() if name.startswith("CUSIM")})
+    arguments, _ = cases.make_arrays(how["case"], how["cell"], how["dtype"])
+    with pytest.raises(ValueError, match=f"kernel is 'cluster', but .*{reason}"):
+        forward(how["cell"], arguments)
+    setting(CUSIM_KERNEL="")
+    chosen, _ = forward(how["cell"], arguments)
+    setting(CUSIM_KERNEL="general")
+    check_same_bits(chosen, forward(how["cell"], arguments)[0])
+
+
+@every_dtype
+def test_chosen_where_they_can_be_had(dtype, setting):
+    arguments, _ = cases.make_arrays(Case(), "lstm", dtype)
+    want, _ = forward("lstm", arguments)
+    setting(CUSIM_KERNEL="general")
+    assert forward("lstm", arguments)[0]["outputs"].tobytes() != want["outputs"].tobytes()
+    setting(CUSIM_KERNEL="")
+    check_same_bits(forward("lstm", arguments)[0], want)
+
+
+# --- faults --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (FOLDER / "libcusim.a").exists(), reason="no libcusim.a: make cusim")
+@pytest.mark.parametrize("fault", ["", "MISSING_WAIT", "EARLY_PHASE", "MISSING_BARRIER"])
+def test_planted_faults_are_found(fault, tmp_path):
+    program = tmp_path / "check_cluster"
+    includes = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/core")]
+    define = [f"-DFAULT_{fault}"] if fault else []
+    source = ROOT / "tests/cuda/check_cluster.cc"
+    subprocess.run(["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-pthread", *includes, *define,
+                    "-o", program, source, FOLDER / "libcusim.a"], check=True)  # fmt: skip
+    passed = []
+    for order in ("fifo", "lifo", "1", "2"):
+        done = subprocess.run([program], env={**os.environ, "CUSIM_ORDER": order},
+                              capture_output=True, text=True, timeout=60)  # fmt: skip
+        passed.append(done.stdout == "PASS\n")
+    assert not all(passed) if fault else all(passed), passed
