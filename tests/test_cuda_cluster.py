@@ -137,31 +137,42 @@ REFUSED = {
     "compute capability is 8.0, needed: 9.0": {"CUSIM_CAPABILITY": "80"},
     "cell is gru_reset_before": {"cell": "gru_reset_before"},
     "recurrent_dropout has a mask for each gate": {"case": Case(recurrent_dropout="per_gate")},
-    "300 units does not fit a cluster": {"case": Case(1, 1, 1, 300)},
+    "300 units does not fit a cluster": {
+        "case": Case(1, 1, 1, 300), "CUSIM_MULTIPROCESSORS": "132",
+    },  # fmt: skip
 }
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_refused_where_forced_and_general_otherwise(reason, setting):
+def test_refused_where_forced_and_another_kernel_otherwise(reason, setting):
     how = {"cell": "lstm", "dtype": "bfloat16", "case": Case()} | REFUSED[reason]
     setting(**{name: value for name, value in how.items() if name.startswith("CUSIM")})
     arguments, _ = cases.make_arrays(how["case"], how["cell"], how["dtype"])
     with pytest.raises(ValueError, match=f"kernel is 'cluster', but .*{reason}"):
         forward(how["cell"], arguments)
-    setting(CUSIM_KERNEL="")
-    chosen, _ = forward(how["cell"], arguments)
-    setting(CUSIM_KERNEL="general")
-    check_same_bits(chosen, forward(how["cell"], arguments)[0])
+    results = {}
+    for kernel in ("", "general", "resident"):
+        setting(CUSIM_KERNEL=kernel)
+        results[kernel] = forward(how["cell"], arguments)[0]["outputs"].tobytes()
+    assert results[""] in (results["general"], results["resident"])
 
 
 @every_dtype
 def test_chosen_where_they_can_be_had(dtype, setting):
-    arguments, _ = cases.make_arrays(Case(), "lstm", dtype)
+    arguments, _ = cases.make_arrays(Case(units=16), "lstm", dtype)
     want, _ = forward("lstm", arguments)
-    setting(CUSIM_KERNEL="general")
-    assert forward("lstm", arguments)[0]["outputs"].tobytes() != want["outputs"].tobytes()
+    for another in ("general", "resident"):
+        setting(CUSIM_KERNEL=another)
+        assert forward("lstm", arguments)[0]["outputs"].tobytes() != want["outputs"].tobytes()
     setting(CUSIM_KERNEL="")
     check_same_bits(forward("lstm", arguments)[0], want)
+    setting(CUSIM_KERNEL="general")
+    general, _ = forward("lstm", arguments)
+    setting(CUSIM_KERNEL="", MASKED_RNN_CUDA_KERNEL="general")
+    check_same_bits(forward("lstm", arguments)[0], general)
+    setting(MASKED_RNN_CUDA_KERNEL="another")
+    with pytest.raises(ValueError, match="'another', needed: general, resident or cluster"):
+        forward("lstm", arguments)
 
 
 # --- faults --------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEDULER = ("cusim/context.cc", "cusim/grid.cc")
-HOST = ("check.cc", "names.cc", "cuda/choose.cc", "cuda/general.cc", "cuda/memory.cc",
-        "cuda/queue.cc", "cuda/resident.cc", "cuda/rnn.cc")  # fmt: skip
+HOST = ("check.cc", "names.cc", "cuda/choose.cc", "cuda/cluster.cc", "cuda/general.cc",
+        "cuda/instances.cc", "cuda/memory.cc", "cuda/queue.cc", "cuda/resident.cc", "cuda/rnn.cc")  # fmt: skip
 CLANG = next(filter(shutil.which, ("clang++", "clang++-19", "clang++-18")), None)
 ORDERS = ("fifo", "lifo", "1", "2")
 # fault -> (what stands in resident.cuh, what takes its place, what the shim says of it)

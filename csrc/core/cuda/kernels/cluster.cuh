@@ -449,12 +449,14 @@ struct BackwardValues {
   float saved[CellT::kSlots], h, c, d_output;
 };
 
-template <class CellT, class Storage>
+template <class CellT>
 MR_INLINE BackwardValues<CellT> fetch(const BackwardStep& a, int64_t start, int64_t n,
                                       int64_t unit) {
   const int64_t H = a.call.problem.units;
   BackwardValues<CellT> values;
-  load_saved<CellT, Storage>(a, n, unit, values.saved);
+  for (int j = 0; j < CellT::kSlots; ++j) {
+    values.saved[j] = static_cast<const float*>(a.saved)[(n * CellT::kSlots + j) * H + unit];
+  }
   values.h = static_cast<const float*>(a.h)[n * H + unit];
   values.c = CellT::kState ? static_cast<const float*>(a.c)[n * H + unit] : 0;
   values.d_output = a.d_outputs != nullptr
@@ -536,7 +538,7 @@ __global__ void __launch_bounds__(
     own.dropout = dropout_at<Storage>(p.recurrent_dropout, p, 0, a.call.steps.row[own.i], H,
                                       own.unit);
     if (own.count >= rows.end) {
-      own.values = fetch<CellT, Storage>(a, start, packed + own.i, own.unit);
+      own.values = fetch<CellT>(a, start, packed + own.i, own.unit);
     }
   }
   cluster_barrier();
@@ -563,7 +565,7 @@ __global__ void __launch_bounds__(
       Element& own = elements[e];
       values[e] = own.values;
       if (step > first && own.count >= step) {
-        own.values = fetch<CellT, Storage>(a, start, packed_before + own.i, own.unit);
+        own.values = fetch<CellT>(a, start, packed_before + own.i, own.unit);
       }
     }
     if (turn > 0) mbarrier_wait(barriers + (now ^ 1), (turn - 1) >> 1 & 1);
