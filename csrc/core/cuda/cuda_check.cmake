@@ -10,7 +10,8 @@ if(NVCC)
     add_custom_command(OUTPUT ${report}
       COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_BINARY_DIR}/cuda
       COMMAND sh -c "\"$@\" > ${report} 2>&1 || { cat ${report}; rm -f ${report}; exit 1; }" --
-              ${NVCC} -std=c++17 -O3 --expt-relaxed-constexpr -Xptxas -v -I${CMAKE_SOURCE_DIR}/csrc/core
+              ${NVCC} -std=c++17 -O3 --expt-relaxed-constexpr -Xptxas -v
+              -I${CMAKE_SOURCE_DIR}/csrc/core
               -gencode arch=compute_${architecture},code=sm_${architecture}
               -cubin -o ${CMAKE_BINARY_DIR}/cuda/sm_${architecture}.cubin
               ${CMAKE_SOURCE_DIR}/csrc/core/cuda/kernels/all_instances.cu
