@@ -15,6 +15,7 @@ export PATH := $(BIN):$(PATH)
 
 isas :=# under AddressSanitizer, beside the baseline; none named: all
 thread_parts :=# of core_test; none named: all
+only :=# options of pytest that leave tests out
 binding_tests := test_numpy.py test_raw_ops.py test_wrong_input.py test_cuda_device.py \
   $(addprefix test_core.py::test_,calls_at_once_from_several_threads errors_name_the_argument \
                                   errors_of_other_arguments arguments_are_not_written_to) \
@@ -22,7 +23,7 @@ binding_tests := test_numpy.py test_raw_ops.py test_wrong_input.py test_cuda_dev
                                  an_empty_reserve_is_an_error_and_no_number)
 device_tests := $(addprefix test_cuda_device.py::test_,writers_at_once_and_killed \
                                                       a_kernel_is_loaded_once_by_many_threads)
-cuda_tests = test_cuda.py
+cuda_tests = test_cuda.py test_cuda_cluster.py::test_cases
 
 .PHONY: all core bindings cuda quick
 all: core bindings cuda
@@ -31,7 +32,8 @@ bindings: bindings-address device-thread
 cuda: cuda-address cuda-thread
 quick: isas := avx2
 quick: thread_parts := concurrency
-quick: cuda_tests := test_cuda.py::test_options
+quick: cuda_tests := test_cuda.py::test_options test_cuda_cluster.py::test_cases
+quick: only := -k lstm
 quick: core-address core-thread cuda-address
 
 # ---- builds: each takes all cores, so they wait for each other ----------------------------------
@@ -73,7 +75,7 @@ library = $(shell $1 -print-file-name=$2)
 # $(call run_pytest,libraries,environment,tests): Python knows no sanitizer, so the sanitizer's library
 # is loaded before all others. In another folder, as Python would take the package from this one.
 run_pytest = cd $B && $2 $(still) env LD_PRELOAD='$1' $(BIN)/pytest -q -p no:cacheprovider \
-  --capture=sys $(addprefix $(CURDIR)/tests/,$3)
+  --capture=sys $(only) $(addprefix $(CURDIR)/tests/,$3)
 # A library of NVRTC's, which NVRTC does not find beside itself when a sanitizer asks on its behalf.
 packages := $(wildcard $(abspath $(VENV))/lib/python3*/site-packages)
 nvrtc := $(wildcard $(packages)/nvidia/*/lib/libnvrtc-builtins.so.*)
