@@ -21,7 +21,7 @@ help:
 	@echo 'make matrix  run that with every TensorFlow from 2.16 on, old and new Keras (an hour)'
 	@echo 'make cusim   compile the CUDA kernels for the CPU; prints the op library that runs them'
 	@echo 'make cuda-check  see that nvcc compiles every kernel for every GPU'
-	@echo 'make sanitize  run the native code under sanitizers (about 8 minutes)'
+	@echo 'make sanitize  run the native code under sanitizers (about 20 minutes)'
 	@echo 'make aarch64  build the core for ARM and test it in an emulator'
 	@echo 'make clean   remove .venv and everything built'
 
@@ -99,9 +99,10 @@ matrix: $(VENV)/installed-matrix-tools
 	@test -e dist/*.whl || $(MAKE) wheel
 	@$(VENV)/bin/python tests/matrix.py dist/*.whl $(MATRIX)
 
-# GOALS and more for tests/sanitize.mk: make sanitize GOALS=core
+# GOALS and more for tests/sanitize.mk: make sanitize GOALS=core. Without, nvcc has a look as well.
 sanitize: $(VENV)/installed-test $(VENV)/installed-cmake
 	@$(MAKE) -f tests/sanitize.mk -j4 --output-sync=target --no-print-directory VENV='$(VENV)' $(GOALS)
+	$(if $(GOALS),,@$(MAKE) --no-print-directory cuda-check)
 
 # The core with Debian's cross compiler, and its tests (tests/core) in QEMU.
 aarch64: $(VENV)/installed-cmake
