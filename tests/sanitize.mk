@@ -30,7 +30,7 @@ all: core bindings cuda
 core: core-address core-thread
 bindings: bindings-address device-thread
 cuda: cuda-address cuda-thread
-quick: isas := avx2
+quick: isas := generic
 quick: thread_parts := concurrency
 quick: cuda_tests := test_cuda.py::test_options test_cuda_cluster.py::test_cases
 quick: only := -k lstm
