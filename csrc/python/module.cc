@@ -1,5 +1,6 @@
 // masked_rnn._core: the core on NumPy arrays.
 
+#include "at_exit.h"
 #include "calls.h"
 #include "cuda_calls.h"
 #include "cuda_kernels.h"
@@ -26,6 +27,7 @@ py::list kernel_list() {
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The kernels on NumPy arrays; see masked_rnn.numpy for the public functions.";
+  park_daemon_threads_at_exit();
   define_calls<Plan>(m);
   define_cuda_calls(m);
   define_cuda_kernels(m);
