@@ -232,11 +232,12 @@ def at_once(session):
                 ("two directions in a tf.function", when): call
                 for when, call in _two_directions(case).items()
             }
-            calls.update(
-                (("two Python threads", when), call)
-                for when, call in _two_threads(session, case, pool).items()
-            )
+            pairs, numpy_calls = _two_threads(session, case, pool)
+            calls.update((("two Python threads", when), call) for when, call in numpy_calls.items())
             seconds, peaks = timing.interleave(session, calls)
+            for when in numpy_calls:
+                of_a_pair = [s / pairs for s in seconds["two Python threads", when]]
+                seconds["two Python threads", when] = of_a_pair
         for kind in ("two directions in a tf.function", "two Python threads"):
             for when in ("in turn", "at once"):
                 result = Result(
@@ -276,15 +277,17 @@ def _two_directions(case):
 
 
 def _two_threads(session, case, pool):
-    """{when: call}: pairs of NumPy calls, by two threads or by one."""
+    """How many pairs of NumPy calls, and {when: call}: by two threads, or by one."""
     call = peers.ours_numpy(case.problem(), session.threads).call
-    pairs = 4  # so that handing work to threads does not count
+    start = time.perf_counter()
+    call()
+    pairs = 1 + int(0.02 / (time.perf_counter() - start))  # handing work to threads takes 0.1 ms
 
     def several(times):
         for _ in range(times):
             call()
 
-    return {
+    return pairs, {
         "at once": lambda: list(pool.map(several, [pairs, pairs])),
         "in turn": lambda: several(2 * pairs),
     }

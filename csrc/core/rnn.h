@@ -29,6 +29,9 @@ class MASKED_RNN_API Plan {
 
   // Bytes that forward keeps for backward; aligned to 64.
   int64_t reserve_bytes() const;
+  // Whether it takes some 0.1 ms at most and no other thread, so that handing a lock to another
+  // thread for that time would take longer.
+  bool is_short() const;
   void forward(const ForwardResults& results) const;
   void backward(const BackwardArrays& arrays) const;
 

@@ -3,7 +3,6 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -45,101 +44,175 @@ void wait_until(std::atomic<uint32_t>& flag, const Leave& leave) {
 struct Task {
   void (*job)(void*, int);
   void* argument;
+  int number;      // of the thread in the call
+  bool may_go_back;  // the worker hesitates, as somebody else may come for it
 };
 
-// A pool thread. Lives as long as the process.
-struct Worker {
-  enum State : uint32_t { kIdle, kAssigned, kRunning };
-  std::atomic<uint32_t> state{kIdle};
-  Task task{};
-  int number = 0;
-
-  void assign(const Task& what, int as) {
-    task = what;
-    number = as;
-    state.store(kAssigned, std::memory_order_release);
-    state.notify_all();
+// A pool thread. Lives as long as the process: a pool that joins at exit can deadlock with an
+// interpreter that is shutting down.
+class Worker {
+ public:
+  void assign(const Task& task) {
+    task_ = task;
+    state_.store(kAssigned, std::memory_order_release);
+    state_.notify_all();
   }
 
-  // Takes the task back if it has not been begun, else waits for its end.
-  void leave() {
+  // Takes the task back if it has not been begun.
+  bool take_back() {
     uint32_t assigned = kAssigned;
-    if (state.compare_exchange_strong(assigned, kIdle, std::memory_order_acq_rel)) return;
-    wait_until(state, [](uint32_t s) { return s == kIdle; });
+    return state_.compare_exchange_strong(assigned, kIdle, std::memory_order_acq_rel);
+  }
+
+  void wait_for_end() {
+    wait_until(state_, [](uint32_t s) { return s == kIdle; });
   }
 
   void work() {
     for (;;) {
-      wait_until(state, [](uint32_t s) { return s == kAssigned; });
+      wait_until(state_, [](uint32_t s) { return s == kAssigned; });
+      if (task_.may_go_back && !is_left_alone()) continue;
       uint32_t assigned = kAssigned;
-      if (!state.compare_exchange_strong(assigned, kRunning, std::memory_order_acq_rel)) continue;
-      task.job(task.argument, number);
-      state.store(kIdle, std::memory_order_release);
-      state.notify_all();
+      if (!state_.compare_exchange_strong(assigned, kRunning, std::memory_order_acq_rel)) continue;
+      task_.job(task_.argument, task_.number);
+      state_.store(kIdle, std::memory_order_release);
+      state_.notify_all();
     }
   }
+
+ private:
+  enum State : uint32_t { kIdle, kAssigned, kRunning };
+
+  bool is_left_alone() const {
+    for (int spin = 0; spin < kHesitation; ++spin) {
+      if (state_.load(std::memory_order_relaxed) != kAssigned) return false;
+      relax();
+    }
+    return true;
+  }
+
+  std::atomic<uint32_t> state_{kIdle};
+  Task task_{};
+
+  // 25 us, in which a thread that calls in a loop comes again.
+  static constexpr int kHesitation = 1000;
+};
+
+// Waits, then runs on its own thread and on workers.
+struct Call {
+  void (*job)(void*, int);
+  void* argument;
+  int wanted;  // threads
+  std::vector<Worker*> workers{};
+  std::atomic<uint32_t> started{0};
+
+  int threads() const { return 1 + static_cast<int>(workers.size()); }
 };
 
 class Pool {
  public:
   void run(int threads, void (*job)(void*, int), void* argument) {
-    if (threads <= 1) {
-      job(argument, 0);
-      return;
-    }
-    std::vector<Worker*> workers;
-    workers.reserve(threads);
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      const uint64_t number = next_number_++;
-      size_ = std::max(size_, threads);
-      queue_moved_.wait(lock, [&] { return serving_ == number && busy_ + threads <= size_; });
-      busy_ += threads;
-      ++serving_;
-      try {
-        for (int i = 1; i < threads; ++i) workers.push_back(take_worker());
-      } catch (const std::exception& e) {  // system_error for a thread, bad_alloc
-        idle_.insert(idle_.end(), workers.begin(), workers.end());
-        busy_ -= threads;
-        queue_moved_.notify_all();
-        throw ResourceExhausted("cannot start " + std::to_string(threads - 1) +
-                                " worker threads: " + e.what());
-      }
-    }
-    queue_moved_.notify_all();  // the next in the queue may fit as well
-    for (int i = 1; i < threads; ++i) workers[i - 1]->assign({job, argument}, i);
+    Call call{job, argument, threads};
+    arrive(call);
+    call.started.wait(0, std::memory_order_acquire);
     job(argument, 0);
-    for (Worker* worker : workers) worker->leave();
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      busy_ -= threads;
-      idle_.insert(idle_.end(), workers.begin(), workers.end());
-    }
-    queue_moved_.notify_all();
+    leave(call);
   }
 
  private:
-  // Needs mutex_. Workers live as long as the process: a pool that joins at exit can deadlock
-  // with an interpreter that is shutting down.
-  Worker* take_worker() {
-    if (idle_.empty()) {
-      idle_.reserve(++made_);  // so that giving workers back allocates nothing
+  void arrive(Call& call) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    size_ = std::max(size_, call.wanted);
+    try {
+      call.workers.reserve(call.wanted);
+      calls_.reserve(calls_.size() + 1);
+      make_workers(std::min(wanted_workers_ + call.wanted, size_) - 1);
+    } catch (const std::exception& e) {  // system_error for a thread, bad_alloc
+      throw ResourceExhausted("cannot start " + std::to_string(call.wanted - 1) +
+                              " worker threads: " + e.what());
+    }
+    wanted_workers_ += call.wanted - 1;
+    calls_.push_back(&call);
+    take_back_for(call);
+    share_out(false);
+  }
+
+  void leave(Call& call) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);  // and no more workers come
+      calls_.erase(std::find(calls_.begin(), calls_.end(), &call));
+      --running_;
+    }
+    for (Worker* worker : call.workers) {
+      if (!worker->take_back()) worker->wait_for_end();
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    wanted_workers_ -= call.wanted - 1;
+    busy_ -= call.threads();
+    idle_.insert(idle_.end(), call.workers.begin(), call.workers.end());
+    share_out(true);
+  }
+
+  // The following need mutex_.
+
+  // Workers that will do for all calls: made where a failure is the call's that wants them.
+  void make_workers(int count) {
+    idle_.reserve(std::max(count, made_));  // so that giving workers back allocates nothing
+    for (; made_ < count; ++made_) {
       auto worker = std::make_unique<Worker>();
       std::thread(&Worker::work, worker.get()).detach();
-      return worker.release();
+      idle_.push_back(worker.release());
     }
-    Worker* worker = idle_.back();
-    idle_.pop_back();
-    return worker;
+  }
+
+  int free() const { return size_ - busy_; }
+
+  // What others have beyond their share, as far as they have not begun with it.
+  void take_back_for(const Call& call) {
+    const int share = std::max(1, size_ / static_cast<int>(calls_.size()));
+    const int needed = std::min(share, call.wanted);
+    for (size_t i = 0; i < running_; ++i) {
+      std::vector<Worker*>& workers = calls_[i]->workers;
+      while (free() < needed && calls_[i]->threads() > share && workers.back()->take_back()) {
+        idle_.push_back(workers.back());
+        workers.pop_back();
+        --busy_;
+      }
+    }
+  }
+
+  // Starts calls in the order they came, then gives the call with the fewest threads one more, as
+  // long as there are any.
+  void share_out(bool may_go_back) {
+    for (; free() > 0 && running_ < calls_.size(); ++busy_, ++running_) {
+      Call& call = *calls_[running_];
+      call.started.store(1, std::memory_order_release);
+      call.started.notify_all();
+    }
+    while (free() > 0) {
+      Call* least = nullptr;
+      for (size_t i = 0; i < running_; ++i) {
+        Call* call = calls_[i];
+        const bool wants = call->threads() < call->wanted;
+        if (wants && (!least || call->threads() < least->threads())) least = call;
+      }
+      if (!least) return;
+      Worker* worker = idle_.back();
+      idle_.pop_back();
+      worker->assign({least->job, least->argument, least->threads(), may_go_back});
+      least->workers.push_back(worker);
+      ++busy_;
+    }
   }
 
   std::mutex mutex_;
-  std::condition_variable queue_moved_;
+  std::vector<Call*> calls_;  // in the order they came; the first `running_` run
+  size_t running_ = 0;
   std::vector<Worker*> idle_;
-  size_t made_ = 0;  // workers, at most
-  uint64_t next_number_ = 0, serving_ = 0;
+  int made_ = 0;            // workers
+  int wanted_workers_ = 0;  // by all calls
   int size_ = default_threads();
-  int busy_ = 0;
+  int busy_ = 0;  // threads: of `size_`
 };
 
 }  // namespace

@@ -14,14 +14,16 @@ namespace masked_rnn {
 MASKED_RNN_API int default_threads();
 constexpr int kMostThreads = 1024;  // that a call uses, however many it asks for
 
-// Calls job(argument, i) for i = 0 on this thread and for i in 1..threads-1 on pool threads, and
-// returns when all that have started are done. A pool thread that has not woken up by the time
-// this one is done is not waited for and never runs the job: the job must share its work through
-// a Team, which needs no particular thread. It must not throw.
+// Calls job(argument, i) for i = 0 on this thread and for different i < threads on pool threads, and
+// returns when all that have started are done. Pool threads come when there are any, maybe long
+// after this one has begun, and one that has not woken up by the time this one is done is not
+// waited for and never runs the job: the job must share its work through a Team, which needs no
+// particular thread. It must not throw.
 //
-// Calls queue for cores in the order they come: one that wants more threads than are free waits
-// until they are. Two calls at once are then never slower than one after the other, where more
-// runnable threads than cores would stall every one of them.
+// All calls share as many threads as the largest asks for. Each begins with one at least, in the
+// order they come, and waits where there is none: more runnable threads than cores would stall
+// every one of them. Calls that come at once share the threads, which saves them meeting each
+// other, and the last to end has all.
 void run_on_threads(int threads, void (*job)(void* argument, int thread), void* argument);
 
 // Stages of work that the threads of a call go through together. Each stage has a few items; a

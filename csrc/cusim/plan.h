@@ -22,6 +22,7 @@ class Plan {
        const masked_rnn::Options&);
 
   int64_t reserve_bytes() const { return plan_.reserve_bytes(); }
+  bool is_short() const { return false; }
   // Results are NaN until they are written.
   void forward(const masked_rnn::ForwardResults& results) const;
   void backward(const masked_rnn::BackwardArrays& arrays) const;

@@ -130,7 +130,7 @@ py::tuple forward(const std::string& cell, const py::array& inputs, const py::ar
     reserve = bytes[py::slice(skip, skip + plan.reserve_bytes(), 1)];
   }
   {
-    const WithoutGil without_gil;
+    const WithoutGil without_gil(!plan.is_short());
     plan.forward(results);
   }
   return py::make_tuple(outputs, state_h, state_c, reserve);
@@ -181,7 +181,7 @@ py::tuple backward(const std::string& cell, const py::array& inputs, const py::a
   }
   {
     const PlanT plan(call.problem, reserve.data(), reserve.size(), call.options);
-    const WithoutGil without_gil;
+    const WithoutGil without_gil(!plan.is_short());
     plan.backward(arrays);
   }
   return py::make_tuple(d_inputs, d_kernel, d_recurrent_kernel, d_bias, d_initial_h, d_initial_c);
