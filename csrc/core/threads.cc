@@ -149,6 +149,7 @@ class Pool {
     const std::lock_guard<std::mutex> lock(mutex_);
     wanted_workers_ -= call.wanted - 1;
     busy_ -= call.threads();
+    if (calls_.empty()) size_ = default_threads();
     idle_.insert(idle_.end(), call.workers.begin(), call.workers.end());
     share_out(true);
   }
@@ -211,8 +212,8 @@ class Pool {
   std::vector<Worker*> idle_;
   int made_ = 0;            // workers
   int wanted_workers_ = 0;  // by all calls
-  int size_ = default_threads();
-  int busy_ = 0;  // threads: of `size_`
+  int size_ = default_threads();  // more where a call asks for more
+  int busy_ = 0;                  // threads, of `size_`
 };
 
 }  // namespace
