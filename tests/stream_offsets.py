@@ -35,6 +35,7 @@ def probe() -> Offsets:
     """
     shim = finder(gpu.loaded_shim().masked_rnn_stream_of)
     found = _read_by(shim)
+    assert found.handle, "the stream was not asked for its handle, or not as a pointer is"
     check(shim, found)
     library = ctypes.CDLL(str(Path(tf.sysconfig.get_lib(), "libtensorflow_cc.so.2")))
     library.TF_NewStatus.restype = ctypes.c_void_p
@@ -55,7 +56,7 @@ def check(find, offsets: Offsets) -> None:
 
 def finder(function):
     """The C function from contexts to streams, with its types."""
-    function.restype, function.argtypes = ctypes.c_void_p, None
+    function.restype = ctypes.c_void_p
     return lambda context, *more: function(ctypes.c_void_p(context), *more)
 
 
@@ -174,14 +175,22 @@ def _address(method):
     return ctypes.cast(method, ctypes.c_void_p).value
 
 
+def others_in_table(build, found):
+    """What the table says otherwise of this version, of whichever build: none should differ."""
+    return [
+        offsets
+        for row, offsets in gpu_offsets.OFFSETS.items()
+        if (row.version, row.machine) == (build.version, build.machine) and offsets != found
+    ]
+
+
 def main():
     build, found = gpu.build(), probe()
-    print(f"    {build!r}:\n        {found!r},")
-    same = (build.version, build.machine)
-    for row, offsets in gpu_offsets.OFFSETS.items():
-        if (row.version, row.machine) == same and offsets != found:
-            sys.exit(f"masked_rnn/gpu_offsets.py has, for this version, {offsets}")
-    print("in the table" if gpu_offsets.OFFSETS.get(build) == found else "not in the table")
+    print("    Build(", *(f'        "{value}",' for value in build), sep="\n")
+    print(f"    ): Offsets{tuple(found)},")
+    if others := others_in_table(build, found):
+        sys.exit(f"masked_rnn/gpu_offsets.py says of this version: {others}")
+    print("in the table" if build in gpu_offsets.OFFSETS else "not in the table")
 
 
 if __name__ == "__main__":
