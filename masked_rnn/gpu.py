@@ -55,7 +55,10 @@ def use_tensorflows_stream():
         if not hasattr(ops, "masked_rnn_set_stream_of"):
             return  # MASKED_RNN_LIBRARY names one that has no kernels for GPUs
         offsets = gpu_offsets.OFFSETS.get(build())
-        function = stream_by_offsets(ops, offsets) if offsets else loaded_shim().masked_rnn_stream_of
+        if offsets is not None:
+            function = stream_by_offsets(ops, offsets)
+        else:
+            function = loaded_shim().masked_rnn_stream_of
     except (OSError, subprocess.SubprocessError) as error:
         warnings.warn(
             "masked_rnn cannot queue its work on TensorFlow's GPU stream and waits for the GPU "

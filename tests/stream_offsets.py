@@ -47,7 +47,7 @@ def probe() -> Offsets:
 
 
 def check(find, offsets: Offsets) -> None:
-    """Sees that `find` finds every stream that lies at these offsets, and null where there is none."""
+    """Sees that `find` finds a stream that lies at these offsets, and null where there is none."""
     for by_device in (False, True):
         for handle in (*HANDLES, None):
             assert Context(offsets, handle, by_device).stream(find) == handle

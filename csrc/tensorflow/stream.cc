@@ -1,5 +1,5 @@
-// From an op's context to its CUDA stream, as masked_rnn/gpu_stream.cc goes, for the TensorFlows whose
-// classes' layout is known: without their headers, and without a compiler.
+// From an op's context to its CUDA stream as masked_rnn/gpu_stream.cc goes, but without TensorFlow's
+// headers and a compiler: for the builds whose classes' layout is known.
 #include <cstdint>
 #include <cstring>
 
