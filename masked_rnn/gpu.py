@@ -75,12 +75,14 @@ def use_tensorflows_stream():
 
 def build() -> gpu_offsets.Build:
     """Which build of TensorFlow this is."""
+    # 2.22 does not say its version of CUDA.
+    cuda_version = "unknown" if tf.test.is_built_with_cuda() else "none"
     return gpu_offsets.Build(
         tf.version.VERSION,
         tf.version.GIT_VERSION,
         tf.version.COMPILER_VERSION,
         " ".join(_flags()),
-        tf.sysconfig.get_build_info().get("cuda_version", "none"),
+        tf.sysconfig.get_build_info().get("cuda_version", cuda_version),
         platform.machine(),
     )
 

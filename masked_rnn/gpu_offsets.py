@@ -14,7 +14,7 @@ class Build(NamedTuple):
     git_version: str
     compiler_version: str
     flags: str  # of tf.sysconfig, for what is compiled against it
-    cuda: str  # which CUDA it was built with
+    cuda: str  # the version it was built with, unknown, or none
     machine: str
 
 
@@ -110,6 +110,14 @@ OFFSETS: Dict[Build, Offsets] = {
         "Clang 18.1.8",
         "-D_GLIBCXX_USE_CXX11_ABI=1 --std=c++17 -DEIGEN_MAX_ALIGN_BYTES=64",
         "12.5.1",
+        "x86_64",
+    ): Offsets(24, 216, 40, 24, 8, 24, 0, 16),
+    Build(
+        "2.22.0-rc0",
+        "v1.12.1-145034-g160ece53b82",
+        "Clang 18.1.8",
+        "-D_GLIBCXX_USE_CXX11_ABI=1 --std=c++17 -DEIGEN_MAX_ALIGN_BYTES=64",
+        "unknown",
         "x86_64",
     ): Offsets(24, 216, 40, 24, 8, 24, 0, 16),
 }
