@@ -3,11 +3,11 @@
     python tests/matrix.py dist/*.whl [--folder build/matrix] [--only 2.16 nightly] [--keras oldest]
 
 Each TensorFlow gets a virtual environment, which is removed afterwards. In it run
-`test_smoke.py`, Keras's own tests with our layers (`test_keras_suite.py`), and `exchange.py`: each
-reads the models of the oldest TensorFlow with the oldest Keras, and the newest reads each one's.
-What fails does not stop the rest; the exit status is 1 if something failed in this run. The table
-and FOLDER/results.json hold the rows of earlier runs too, FOLDER/logs what the commands said.
-Needs uv and rich.
+`test_smoke.py`, Keras's own tests with our layers (`test_keras_suite.py`), `stream_offsets.py`, and
+`exchange.py`: each reads the models of the oldest TensorFlow with the oldest Keras, and the newest
+reads each one's. What fails does not stop the rest; the exit status is 1 if something failed in
+this run. The table and FOLDER/results.json hold the rows of earlier runs too, FOLDER/logs what the
+commands said. Needs uv and rich, and g++ for `stream_offsets.py`.
 """
 
 import argparse
@@ -39,6 +39,7 @@ KERAS = ("oldest", "brought", "newest")
 STEPS = {
     "smoke": "smoke tests",
     "suite": "Keras's tests",
+    "stream": "GPU stream",
     "reads": f"reads {OLDEST}'s models",
     "read": f"is read by {NEWEST}",
 }
@@ -177,6 +178,7 @@ class Matrix:
         pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default")
         self._step(name, "smoke", *pytest, str(TESTS / "test_smoke.py"))
         self._step(name, "suite", *pytest, str(TESTS / "test_keras_suite.py"))
+        self._step(name, "stream", str(TESTS / "stream_offsets.py"))
         models, exchange = self.folder / "models", str(TESTS / "exchange.py")
         written, _, said = self.environment.run(
             self.folder / "logs" / f"{name}-write.txt", exchange, "write", str(models / name)

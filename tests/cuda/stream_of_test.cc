@@ -1,6 +1,6 @@
-// gpu_stream.cc on an op's context that is put together here, with the headers of the TensorFlow that
-// is installed: its device context has no stream, or one with a known handle. Built and called by
-// tests/test_gpu.py.
+// gpu_stream.cc, or what takes its place, on an op's context that is put together here, with the
+// headers of the TensorFlow that is installed: its device context has no stream, or one with a known
+// handle. Built and called by tests/test_gpu.py.
 #include "../../masked_rnn/gpu_stream.cc"
 
 #include <string>
@@ -60,19 +60,24 @@ class FakeDeviceContext final : public tensorflow::DeviceContext {
 
 }  // namespace
 
-// kind 0: a context without a device context; 1: one without a stream; 2: a stream of this handle.
-extern "C" __attribute__((visibility("default"))) void* stream_of_context(int kind, void* handle) {
+// kind 0: a context without a device context; 1: one without a stream; 2: a stream of this handle;
+// 3: the same, and the device context is not the op's own but its device's, as on GPUs.
+extern "C" __attribute__((visibility("default"))) void* stream_of_context(int kind, void* handle,
+                                                                          void* (*find)(void*)) {
   tensorflow::DeviceBase device(tensorflow::Env::Default());
   FakeStream stream(handle);
-  FakeDeviceContext* of_device = new FakeDeviceContext(kind == 2 ? &stream : nullptr);
+  FakeDeviceContext* device_context = new FakeDeviceContext(kind >= 2 ? &stream : nullptr);
+  tensorflow::DeviceBase::AcceleratorDeviceInfo info;
+  info.default_context = device_context;
+  if (kind == 3) device.set_tensorflow_accelerator_device_info(&info);
   tensorflow::OpKernelContext::Params params;
   params.device = &device;
-  params.op_device_context = kind == 0 ? nullptr : of_device;
+  if (kind == 1 || kind == 2) params.op_device_context = device_context;
   void* found;
   {
     tensorflow::OpKernelContext context(&params, 0);
-    found = masked_rnn_stream_of(&context);
+    found = find(&context);
   }
-  of_device->Unref();
+  device_context->Unref();
   return found;
 }
