@@ -186,7 +186,9 @@ def test_cublas_without_memory(built):
 NAMES = [
     "count_steps", "multiply<float>", "gather_inputs<BFloat16>",
     "forward_step<Gru, TanhSigmoid, float>", "backward_step<Lstm, AnyActivations, Float16>",
-    "resident_forward<Lstm, TanhSigmoid, float>", "resident_backward<Gru, TanhSigmoid, BFloat16>",
+    "resident_forward<Lstm, TanhSigmoid, float>",
+    "resident_forward_matrix<Lstm, TanhSigmoid, float>",
+    "resident_backward_matrix<Gru, TanhSigmoid, BFloat16>",
 ]  # fmt: skip
 # Of the largest sizes, which need nearly all registers, from 9.0 on; and how many products a warp
 # makes in a step.
