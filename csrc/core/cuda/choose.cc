@@ -158,7 +158,7 @@ std::string resident_needs(const DeviceInfo& device) {
 }  // namespace
 
 // The kernel with the least expected time of a step. Small batches: clusters about 1 us (cluster.cc),
-// resident 2 to 4 us, general a launch, 2.5 us at the least, and all weights read again for every 16
+// resident about 2 us, general a launch, 2.5 us at the least, and all weights read again for every 16
 // rows.
 Choice choose(const Device& device, const Problem& p, const Options& options) {
   Choice choice;
