@@ -80,11 +80,14 @@ struct LeftTile {
   MR_INLINE void load(const float* const (&rows)[2], const Place& place, uint32_t* spare) {
     uint32_t loaded = 0;
     MR_UNROLL for (int t = 0; t < kProducts; ++t) {
-      const LeftPart part = left_part<Storage>(t, [&](int half, int k) {
-        const int at = place(k);
-        return rows[half] != nullptr && at >= 0 ? rows[half][at] : 0.0f;
-      });
-      MR_UNROLL for (int r = 0; r < 4; ++r) loaded ^= part.word[r];
+      LeftPart part;
+      MR_UNROLL for (int r = 0; r < 4; ++r) {
+        part.word[r] = left_word<Storage>(t, r, [&](int half, int k) {
+          const int at = place(k);
+          return rows[half] != nullptr && at >= 0 ? rows[half][at] : 0.0f;
+        });
+        loaded ^= part.word[r];
+      }
       if (t < kKept) {
         kept[t < kKept ? t : 0] = part;
       } else {

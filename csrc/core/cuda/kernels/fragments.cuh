@@ -63,21 +63,17 @@ constexpr int kProductsOfPiece = 2 / Operand<Storage>::kPacked;  // products tha
 struct alignas(16) LeftPart {
   uint32_t word[4];
 };
-// That of product t; element(half, k) is number k in depth of the lane's row in that half.
+// Its word r in product t; element(half, k) is number k in depth of the lane's row in that half.
 template <class Storage, class Element>
-MR_INLINE LeftPart left_part(int t, const Element& element) {
+MR_INLINE uint32_t left_word(int t, int r, const Element& element) {
   constexpr int kPacked = Operand<Storage>::kPacked, kOfPiece = kProductsOfPiece<Storage>;
   const int quad = static_cast<int>(threadIdx.x & 3);
-  LeftPart part;
-  MR_UNROLL for (int r = 0; r < 4; ++r) {
-    const int piece = t / kOfPiece * 4 + quad, in_piece = t % kOfPiece * 2 + (r >> 1);
-    float x[kPacked];
-    MR_UNROLL for (int j = 0; j < kPacked; ++j) {
-      x[j] = element(r & 1, piece * kPiece + in_piece * kPacked + j);
-    }
-    part.word[r] = Operand<Storage>::word(x);
+  const int piece = t / kOfPiece * 4 + quad, in_piece = t % kOfPiece * 2 + (r >> 1);
+  float x[kPacked];
+  MR_UNROLL for (int j = 0; j < kPacked; ++j) {
+    x[j] = element(r & 1, piece * kPiece + in_piece * kPacked + j);
   }
-  return part;
+  return Operand<Storage>::word(x);
 }
 
 }  // namespace masked_rnn::cuda

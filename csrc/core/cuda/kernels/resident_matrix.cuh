@@ -98,8 +98,12 @@ class MatrixBlock {
     for (int e = static_cast<int>(threadIdx.x); e < tiles * products * kWarp;
          e += kResidentThreads) {
       const int t = e / kWarp % products, row = e / kWarp / products * kMatrixTile + group;
-      weights_[e] = left_part<Storage>(
-          t, [&](int half, int k) { return element(row + 8 * half, k); });
+      LeftPart part;
+      MR_UNROLL for (int r = 0; r < 4; ++r) {
+        part.word[r] = left_word<Storage>(
+            t, r, [&](int half, int k) { return element(row + 8 * half, k); });
+      }
+      weights_[e] = part;
     }
     for (int e = static_cast<int>(threadIdx.x); e < operand_rows * share_.stride;
          e += kResidentThreads) {
