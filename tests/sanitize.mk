@@ -23,7 +23,8 @@ binding_tests := test_numpy.py test_raw_ops.py test_wrong_input.py test_cuda_dev
                                  an_empty_reserve_is_an_error_and_no_number)
 device_tests := $(addprefix test_cuda_device.py::test_,writers_at_once_and_killed \
                                                       a_kernel_is_loaded_once_by_many_threads)
-cuda_tests = test_cuda.py test_cuda_cluster.py::test_cases
+cuda_tests = test_cuda.py test_cuda_cluster.py::test_cases \
+  $(addprefix test_cuda_resident.py::test_,cases many_rows)
 
 .PHONY: all core bindings cuda quick
 all: core bindings cuda
@@ -32,7 +33,8 @@ bindings: bindings-address device-thread
 cuda: cuda-address cuda-thread
 quick: isas := generic
 quick: thread_parts := concurrency
-quick: cuda_tests := test_cuda.py::test_options test_cuda_cluster.py::test_cases
+quick: cuda_tests := test_cuda.py::test_options test_cuda_cluster.py::test_cases \
+  test_cuda_resident.py::test_cases
 quick: only := -k lstm
 quick: core-address core-thread cuda-address
 

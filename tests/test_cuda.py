@@ -70,7 +70,8 @@ def setting(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def general(setting):
-    """The general kernels; test_cuda_cluster.py has those of clusters."""
+    """The general kernels; test_cuda_cluster.py has those of clusters, test_cuda_resident.py the
+    resident ones that round."""
     setting(CUSIM_KERNEL="general")
 
 
@@ -131,8 +132,16 @@ def test_sizes_and_activations(number, case, kernel, cell, setting):
 
 
 @every_cell
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
-@every_kernel
+@pytest.mark.parametrize(
+    "dtype, kernel",
+    # The resident kernel multiplies 16-bit types as tensor cores do: test_cuda_resident.py.
+    [
+        ("float64", "general"),
+        ("float64", "resident"),
+        ("bfloat16", "general"),
+        ("float16", "general"),
+    ],
+)
 @pytest.mark.parametrize("number, case", list(enumerate(cases.TABLE))[5::23], ids=lambda v: str(v))
 def test_types(number, case, kernel, dtype, cell, setting):
     setting(**settings_of(kernel, number))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from . import cases
-from .cases import FORWARD_RESULTS, Case
+from .cases import FORWARD_RESULTS, MATRIX_TOLERANCE, Case
 from .test_core import check_same_bits, rows_of, take_rows
 from .test_cuda import FOLDER, PER_ROW, backward, forward, poison_masked, pytestmark, run, setting
 
@@ -18,18 +18,10 @@ __all__ = ["pytestmark", "setting"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What enters a recurrent product is rounded: the state, times its dropout, and in backward the
-# gradients of the gates; to 2^-9 of its size in bfloat16, to 2^-12 in float16 and TF32.  So each
-# step adds to a row's errors, as it does in Keras, which computes in the 16-bit types throughout.
-TOLERANCE = {"bfloat16": 1.2e-2, "float16": 2e-3, "float32": 2e-3}
-
-# A slope that jumps takes the other value where rounding passes the kink.
-KINKS = {"hard_tanh", "hard_shrink", "soft_shrink"}
-
 TABLE = tuple(
     case for case in cases.TABLE
     if case.recurrent_dropout != "per_gate" and case.units <= 64
-    and not KINKS & {case.activation, case.recurrent_activation}
+    and not cases.has_kinks(case)
 )  # fmt: skip
 
 SETTINGS = tuple(
@@ -38,7 +30,7 @@ SETTINGS = tuple(
 )
 
 every_cell = pytest.mark.parametrize("cell", ["gru", "lstm", "simple_rnn"])
-every_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+every_dtype = pytest.mark.parametrize("dtype", MATRIX_TOLERANCE)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +41,7 @@ def clusters(setting):
 def check(case, cell, dtype):
     arguments, gradients = cases.make_arrays(case, cell, dtype)
     got = run(cell, poison_masked(arguments), gradients)
-    cases.check_close(got, cases.expected(case, cell, dtype), dtype, TOLERANCE[dtype])
+    cases.check_close(got, cases.expected(case, cell, dtype), dtype, MATRIX_TOLERANCE[dtype])
     plain, _ = forward(cell, poison_masked(arguments))
     check_same_bits(plain, {name: got[name] for name in FORWARD_RESULTS})
 
@@ -58,8 +50,8 @@ def check(case, cell, dtype):
 @pytest.mark.parametrize("number, case", list(enumerate(TABLE)), ids=lambda v: str(v))
 def test_cases(number, case, cell, setting):
     """Each case in one of the dtypes, under one of the settings, in turn."""
-    setting(**SETTINGS[number // len(TOLERANCE) % len(SETTINGS)])
-    check(case, cell, list(TOLERANCE)[number % len(TOLERANCE)])
+    setting(**SETTINGS[number // len(MATRIX_TOLERANCE) % len(SETTINGS)])
+    check(case, cell, list(MATRIX_TOLERANCE)[number % len(MATRIX_TOLERANCE)])
 
 
 @every_cell
@@ -159,9 +151,12 @@ def test_refused_where_forced_and_another_kernel_otherwise(reason, setting):
 
 @every_dtype
 def test_chosen_where_they_can_be_had(dtype, setting):
-    arguments, _ = cases.make_arrays(Case(units=16), "lstm", dtype)
+    # The resident kernel rounds what these round, and differs by the order in which it adds up: its
+    # blocks have few units here. Of outputs in 16 bits nothing is left of that.
+    setting(CUSIM_UNITS="8")
+    arguments, _ = cases.make_arrays(Case(units=64), "lstm", dtype)
     want, _ = forward("lstm", arguments)
-    for another in ("general", "resident"):
+    for another in ("general", "resident") if dtype == "float32" else ("general",):
         setting(CUSIM_KERNEL=another)
         assert forward("lstm", arguments)[0]["outputs"].tobytes() != want["outputs"].tobytes()
     setting(CUSIM_KERNEL="")

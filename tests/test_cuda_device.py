@@ -186,8 +186,15 @@ def test_cublas_without_memory(built):
 NAMES = [
     "count_steps", "multiply<float>", "gather_inputs<BFloat16>",
     "forward_step<Gru, TanhSigmoid, float>", "backward_step<Lstm, AnyActivations, Float16>",
-    "resident_forward<Lstm, TanhSigmoid, float>", "resident_backward<Gru, TanhSigmoid, BFloat16>",
+    "resident_forward<Lstm, TanhSigmoid, float>", "resident_backward<Gru, TanhSigmoid, double>",
 ]  # fmt: skip
+# And how many matrix instructions they have at least: for one, two and four tiles of rows two
+# products each, four in TF32.
+MATRIX_NAMES = {
+    "resident_forward_matrix<Lstm, TanhSigmoid, float>": 28,
+    "resident_forward_matrix<Gru, AnyActivations, Float16>": 14,
+    "resident_backward_matrix<Gru, TanhSigmoid, BFloat16>": 14,
+}
 # Of the largest sizes, which need nearly all registers, from 9.0 on; and how many products a warp
 # makes in a step.
 CLUSTER_NAMES = {
@@ -219,18 +226,42 @@ DISASSEMBLER = next((str(file) for folder in nvidia_folders("bin")
                      for file in folder.glob("nvdisasm")), None) or shutil.which("nvdisasm")
 
 
-@pytest.mark.skipif(not DISASSEMBLER, reason="nvidia-cuda-nvdisasm is not installed")
+def instructions(built, folder, library, capability, names):
+    """{name: {instruction: how many}} of compiled kernels."""
+    compile_kernels(built, library, capability, names, IMAGES=str(folder))
+    counts = {}
+    for number, name in enumerate(names, 1):
+        command = [DISASSEMBLER, "-c", str(folder / str(number))]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        counts[name] = {word: len(re.findall(rf"\b{word}\b", text)) for word in
+                        ("HMMA", "STAS", "LDL", "STL")}  # fmt: skip
+    return counts
+
+
+needs_disassembler = pytest.mark.skipif(
+    not DISASSEMBLER, reason="nvidia-cuda-nvdisasm is not installed"
+)
+newest = pytest.mark.parametrize("library", NVRTC[-1:], ids=lambda library: library.name)
+
+
+@needs_disassembler
+@newest
 @pytest.mark.parametrize("capability", ["90", "100"])
-@pytest.mark.parametrize("library", NVRTC[-1:], ids=lambda library: library.name)
 def test_clusters_multiply_from_registers(built, tmp_path, library, capability):
     """Matrix instructions and asynchronous stores, and no register that is spilled."""
-    compile_kernels(built, library, capability, CLUSTER_NAMES, IMAGES=str(tmp_path))
-    for number, (name, products) in enumerate(CLUSTER_NAMES.items(), 1):
-        command = [DISASSEMBLER, "-c", str(tmp_path / str(number))]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        count = {word: len(re.findall(rf"\b{word}\b", text)) for word in
-                 ("HMMA", "STAS", "LDL", "STL")}  # fmt: skip
-        assert count["HMMA"] >= products and count["STAS"] > 0, (name, count)
+    counts = instructions(built, tmp_path, library, capability, CLUSTER_NAMES)
+    for name, count in counts.items():
+        assert count["HMMA"] >= CLUSTER_NAMES[name] and count["STAS"] > 0, (name, count)
+        assert count["LDL"] == count["STL"] == 0, (name, count)
+
+
+@needs_disassembler
+@newest
+@pytest.mark.parametrize("capability", ["80", "90", "100"])
+def test_resident_kernels_multiply_by_matrix_instructions(built, tmp_path, library, capability):
+    counts = instructions(built, tmp_path, library, capability, MATRIX_NAMES)
+    for name, count in counts.items():
+        assert count["HMMA"] >= MATRIX_NAMES[name], (name, count)
         assert count["LDL"] == count["STL"] == 0, (name, count)
 
 

@@ -39,9 +39,9 @@ CODE = """\
 
 @pytest.fixture
 def report(tmp_path):
-    def run(spilled, *options):
-        (tmp_path / "sm_90a.txt").write_text(REPORT.format(*NAMES, spilled=spilled))
-        (tmp_path / "code").write_text(CODE.format(*NAMES))
+    def run(spilled, *options, names=NAMES):
+        (tmp_path / "sm_90a.txt").write_text(REPORT.format(*names, spilled=spilled))
+        (tmp_path / "code").write_text(CODE.format(*names))
         program = tmp_path / "nvdisasm"
         program.write_text(f"#!/bin/sh\ncat {tmp_path}/code\n")
         program.chmod(0o755)
@@ -62,6 +62,13 @@ def test_every_instance_has_a_row(report):
         ["resident_step<double>", "1", "208", "0", "0", "0", "0", "1"],
         ["resident_step<float>", "1", "65", "512", "12", "2", "1", "0"],
     ]
+
+
+def test_a_kernel_without_its_matrix_instructions(report):
+    names = [name.replace("13resident_step", "11matrix_step") for name in NAMES]
+    assert report(0, names=names)[0] == 0  # it should have none
+    names = [name.replace("13resident_step", "11step_matrix") for name in NAMES]
+    assert report(0, names=names)[0] == 1  # that of double has none
 
 
 def test_kernels_are_picked_by_name(report):

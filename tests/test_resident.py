@@ -1,5 +1,5 @@
-"""The resident CUDA kernel on the CPU shim: what its barriers are for, and when it is not used.
-Its numbers over the table of cases are checked by test_cuda.py."""
+"""The resident CUDA kernels on the CPU shim: what their barriers are for, and when they are not used.
+Their numbers over the table of cases are checked by test_cuda.py and test_cuda_resident.py."""
 
 import os
 import shutil
@@ -14,12 +14,25 @@ HOST = ("check.cc", "names.cc", "cuda/choose.cc", "cuda/cluster.cc", "cuda/gener
         "cuda/instances.cc", "cuda/memory.cc", "cuda/queue.cc", "cuda/resident.cc", "cuda/rnn.cc")  # fmt: skip
 CLANG = next(filter(shutil.which, ("clang++", "clang++-19", "clang++-18")), None)
 ORDERS = ("fifo", "lifo", "1", "2")
-# fault -> (what stands in resident.cuh, what takes its place, what the shim says of it)
+# fault -> (file, what stands there, what takes its place, what the shim says of it)
 FAULTS = {
-    "blocks do not wait": ("wait_for(arrived_, expected_);", "__syncthreads();", "wrong numbers"),
-    "blocks do not arrive": ("cuda::arrive(arrived_);", ";", "spins on memory"),
-    "sums are read too early": ("sum[c][r];\n      }\n    }\n    __syncthreads();", "sum[c][r];\n      }\n    }\n",
-                                "wrong numbers"),
+    "blocks do not wait": ("resident.cuh", "wait_for(arrived_, expected_);", "__syncthreads();",
+                           "wrong numbers"),
+    "blocks do not arrive": ("resident.cuh", "cuda::arrive(arrived_);", ";", "spins on memory"),
+    "sums are read too early": (
+        "resident.cuh", "sum[c][r];\n      }\n    }\n    __syncthreads();", "sum[c][r];\n      }\n    }\n",
+        "wrong numbers",
+    ),
+    "matrix sums are read too early": (
+        "resident_matrix.cuh", "multiply<kFirst, kGates>(rows, copies);\n    __syncthreads();",
+        "multiply<kFirst, kGates>(rows, copies);", "wrong numbers",
+    ),
+    "matrix operands are read too early": (
+        "resident_matrix.cuh", "                   });\n    }\n    __syncthreads();",
+        "                   });\n    }", "wrong numbers",
+    ),
+    "matrix operands are not cleared": ("resident_matrix.cuh", "operand_[e] = {};", ";",
+                                        "wrong numbers"),
 }  # fmt: skip
 # ThreadSanitizer tells 256 threads apart, so that it looks at blocks of 64.
 FEW_THREADS = ("tiles.h", "kResidentThreads = 256;", "kResidentThreads = 64;")
@@ -56,7 +69,7 @@ def build(tmp_path_factory):
         if thread and CLANG is None:
             pytest.skip("needs clang")
         suffix = "_thread" if thread else ""
-        replacements = [("resident.cuh", *FAULTS[fault][:2])] if fault else []
+        replacements = [FAULTS[fault][:3]] if fault else []
         if thread:
             replacements.append(FEW_THREADS)
         name = (fault or "right").replace(" ", "_") + suffix
@@ -91,7 +104,7 @@ def test_it_agrees_with_the_general_kernel(build):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_found(build, fault):
     found = [run(build(fault), order=order) for order in ORDERS]
-    assert any(FAULTS[fault][2] in text for text in found), found
+    assert any(FAULTS[fault][3] in text for text in found), found
 
 
 def test_without_room_for_all_blocks_the_general_kernel_takes_over(build):

@@ -24,8 +24,16 @@ struct Candidate {
   double microseconds;  // of a step, expected
 };
 
+// Whether the resident kernel's products are those of the tensor cores: always where they may round
+// what they multiply. They take any option and any size, filled up with zeros to tiles of 16: a
+// layer of a few units is bound by the meeting, not by products.
+bool by_matrix(const Problem& p, const Options& options) {
+  return bytes_of(p.dtype) == 2 || (p.dtype == DType::kFloat32 && options.tf32);
+}
+
 // Units of a block: 4, 8, 16 or 32, or all of them, filled up to whole lanes.
-int64_t all_units(const Problem& p) {
+int64_t all_units(const Problem& p, bool matrix) {
+  if (matrix) return ceil_div(p.units, kResidentUnitStep) * kResidentUnitStep;
   const int64_t span = kWarpLanes * resident_units(p.cell);
   if (p.units > span) return ceil_div(p.units, span) * span;
   int64_t units = kResidentUnitStep;
@@ -33,22 +41,28 @@ int64_t all_units(const Problem& p) {
   return units;
 }
 
+constexpr int64_t kMostMatrixUnits = 1 << 16;  // none fits far below
+
 // The resident kernel with `units` units a block, if shared memory and multiprocessors suffice.
 //
 // Expected time of a step, of which nothing has been measured yet (peaks are those of an H100):
 //   product   128 multiply-adds per clock (64 in float64), at 60 % of the peak; not less than
-//             reading the weights from shared memory, 128 bytes per clock
+//             reading the weights from shared memory, 128 bytes per clock. By four tensor cores,
+//             16 clocks for each product of a tile of weights and eight rows; not less than reading
+//             weights, and for each of their tiles the rows
 //   exchange  of the rows' states, 25 bytes/ns into each multiprocessor; backward what is for a
 //             state is sent and received
 //   meeting   1.2 us for a barrier through L2, and a round trip to L2; within one block a tenth
 //   formulas  0.4 us for each tile of rows: latencies of their loads, and block barriers
 // Small batches are bound by the meeting, large ones by the product: (B, T, I, H) = (64, 128, 256,
 // 512) in float32 has 2.0 us of multiply-adds at the peak of all multiprocessors, and 1.3 us of
-// exchange.
+// exchange; LSTM in bfloat16, 32 units a block, 0.9 us of reading weights, 0.7 us of exchange.
 std::optional<Candidate> resident(const DeviceInfo& device, const Problem& p, Direction direction,
-                                  int64_t units, int64_t batch) {
+                                  bool matrix, int64_t units, int64_t batch) {
   Candidate c{};
   Resident& r = c.resident;
+  if (matrix && p.units > kMostMatrixUnits) return std::nullopt;
+  r.matrix = matrix;
   r.units = units;
   r.slices = ceil_div(p.units, units);
   const int64_t held = r.slices == 1 ? std::max<int64_t>(device.multiprocessors, 1)
@@ -58,27 +72,39 @@ std::optional<Candidate> resident(const DeviceInfo& device, const Problem& p, Di
   const int64_t all_rows = std::max<int64_t>(p.batch, 1);
   r.groups = ceil_div(all_rows, ceil_div(all_rows, held));
   const bool forward = direction == Direction::kForward;
-  const int64_t least = forward ? resident_row_lanes(p.cell, units) : 1;
-  const int64_t most = forward ? least * kResidentRows : 32;
-  const auto bytes = [&](int64_t rows) {
-    return forward ? resident_forward_bytes(p, units, rows)
-                   : resident_backward_bytes(p, units, rows);
+  const int64_t least = matrix    ? kMatrixRows
+                        : forward ? resident_row_lanes(p.cell, units)
+                                  : 1;
+  const int64_t most = matrix ? kMatrixMostRows : forward ? least * kResidentRows : 32;
+  const auto bytes = [&] {
+    return forward ? resident_forward_bytes(p, r) : resident_backward_bytes(p, r);
   };
   for (r.rows = least; r.rows < rows_of_group && r.rows < most; r.rows *= 2) {
   }
-  while (r.rows > least && bytes(r.rows) > device.shared_bytes_per_block) r.rows /= 2;
-  if (bytes(r.rows) > device.shared_bytes_per_block) return std::nullopt;
+  while (r.rows > least && bytes() > device.shared_bytes_per_block) r.rows /= 2;
+  if (bytes() > device.shared_bytes_per_block) return std::nullopt;
   const double real = static_cast<double>(real_bytes(p.dtype));
   if (!forward && 2.0 * r.slices * batch * p.units * real > device.l2_bytes / 2) {
     return std::nullopt;  // what is sent has to stay in L2
   }
 
   constexpr double kClocks = 1700;  // per us
-  const double weights = static_cast<double>(gates(p.cell) * units * p.units);
   const double rows = static_cast<double>(rows_of_group);
   const double tiles = static_cast<double>(ceil_div(rows_of_group, r.rows));
-  const double products = rows * weights / (real == 8 ? 64 : 128) / 0.6;
-  const double reads = tiles * weights * real / 128;
+  double products, reads;  // clocks
+  if (matrix) {
+    const double element = static_cast<double>(bytes_of(p.dtype));
+    const int64_t columns = ceil_div(gates(p.cell) * units, kMatrixTile);
+    const double blocks = static_cast<double>(columns * ceil_div(p.units, kMatrixDepth));
+    const double row_tiles = static_cast<double>(ceil_div(rows_of_group, kMatrixRows));
+    products = blocks * row_tiles * (element / 2) * 16 / 4;  // TF32 takes two for a block
+    reads = blocks * kMatrixDepth * element *
+            (tiles * kMatrixTile + row_tiles * kMatrixRows) / 128;
+  } else {
+    const double weights = static_cast<double>(gates(p.cell) * units * p.units);
+    products = rows * weights / (real == 8 ? 64 : 128) / 0.6;
+    reads = tiles * weights * real / 128;
+  }
   const double exchanged = (forward ? 1 : 2) * rows * p.units * real;
   const double meetings = p.cell == Cell::kGruResetBefore ? 2 : 1;
   c.microseconds = std::max(products, reads) / kClocks + exchanged / 25e3 + tiles * 0.4 +
@@ -104,18 +130,20 @@ std::optional<Candidate> best_resident(const DeviceInfo& device, const Problem& 
                                        int64_t batch) {
   std::optional<Candidate> best;
   if (device.capability < 80) return best;
+  const bool matrix = by_matrix(p, options);
+  const int64_t all = all_units(p, matrix);
   const auto consider = [&](int64_t units) {
-    const auto candidate = resident(device, p, direction, units, batch);
+    const auto candidate = resident(device, p, direction, matrix, units, batch);
     if (candidate && (!best || candidate->microseconds < best->microseconds)) best = candidate;
   };
   if (options.units > 0) {
-    consider(std::min(options.units, all_units(p)));
+    consider(std::min(options.units, all));
     return best;
   }
   for (int64_t units = kResidentUnitStep; units <= 32 && units < p.units; units *= 2) {
     consider(units);
   }
-  consider(all_units(p));
+  consider(all);
   return best;
 }
 
@@ -130,7 +158,7 @@ std::string resident_needs(const DeviceInfo& device) {
 }  // namespace
 
 // The kernel with the least expected time of a step. Small batches: clusters about 1 us (cluster.cc),
-// resident 2 to 4 us, general a launch, 2.5 us at the least, and all weights read again for every 16
+// resident about 2 us, general a launch, 2.5 us at the least, and all weights read again for every 16
 // rows.
 Choice choose(const Device& device, const Problem& p, const Options& options) {
   Choice choice;

@@ -16,6 +16,7 @@ constexpr int64_t kTypicalBatch = 64;
 // How the resident kernel shares out a recurrence: slices of units times groups of rows, a block
 // each.
 struct Resident {
+  bool matrix = false;  // products by the tensor cores, which round what they multiply
   int64_t units = 0;   // of a slice
   int64_t rows = 0;    // of a group that are worked on at a time
   int64_t slices = 0, groups = 0;

@@ -1,5 +1,7 @@
 #include "resident.h"
 
+#include <algorithm>
+
 #include "error.h"
 
 namespace masked_rnn::cuda {
@@ -17,33 +19,74 @@ struct Layout {
   int64_t end;
 };
 
-Layout forward_layout(const Problem& p, int64_t units, int64_t rows) {
+Layout started(const Resident& resident, int64_t stride, int64_t weights) {
+  Layout layout{};
+  layout.share.units = static_cast<int32_t>(resident.units);
+  layout.share.rows = static_cast<int32_t>(resident.rows);
+  layout.share.stride = static_cast<int32_t>(stride);
+  layout.share.operands = static_cast<int32_t>(weights);
+  layout.end = weights;
+  return layout;
+}
+
+// --- matrix products: weights in tiles, the operand in pieces -----------------------------------
+
+MatrixGates gates_of(const Problem& p, const Resident& resident) {
+  return {static_cast<int>(gates(p.cell)), static_cast<int>(resident.units),
+          p.cell == Cell::kGruResetBefore, p.recurrent_dropout_gates > 1};
+}
+
+// Weights [tiles][chunks] of 16 by 16 elements, and an operand of `rows` rows.
+Layout matrix_layout(const Problem& p, const Resident& resident, int64_t tiles, int64_t chunks,
+                     int64_t rows) {
+  const int64_t bytes = bytes_of(p.dtype);
+  // An odd number of four pieces: rows that lanes read together lie in different banks.
+  const int64_t stride = kMatrixDepth / kPiece * (chunks | 1);
+  Layout layout =
+      started(resident, stride, tiles * chunks * kMatrixTile * kMatrixDepth * bytes / kVectorBytes);
+  layout.end += ceil_div(rows * stride * kPiece * bytes, kVectorBytes);
+  return layout;
+}
+
+Layout matrix_forward_layout(const Problem& p, const Resident& resident) {
+  const MatrixGates gates = gates_of(p, resident);
+  const int together = gates.together();
+  const int64_t copies = gates.masked_apart ? together : 1;
+  Layout layout = matrix_layout(p, resident, gates.end() / kMatrixTile,
+                                ceil_div(p.units, kMatrixDepth), copies * resident.rows);
+  int sums = matrix_sums(gates.tiles(0, together));
+  if (gates.reset_before) sums = std::max(sums, matrix_sums(gates.tiles(2, 1)));
+  layout.share.sums = static_cast<int32_t>(layout.end);
+  layout.end += vectors(p, resident.rows * sums);
+  return layout;
+}
+
+Layout matrix_backward_layout(const Problem& p, const Resident& resident) {
+  return matrix_layout(p, resident, ceil_div(p.units, kMatrixTile),
+                       gates_of(p, resident).end() / kMatrixDepth, resident.rows);
+}
+
+// --- either kind --------------------------------------------------------------------------------
+
+Layout forward_layout(const Problem& p, const Resident& resident) {
+  if (resident.matrix) return matrix_forward_layout(p, resident);
   const int64_t depth = vectors(p, p.units);
   const int64_t together = p.cell == Cell::kGruResetBefore ? 2 : gates(p.cell);
   const int64_t copies = p.recurrent_dropout_gates > 1 ? together : 1;
   const int64_t stride = depth | 1;  // odd: the rows of a warp's lanes lie in different banks
-  const int64_t weights = depth * gates(p.cell) * units;
-  const int64_t sums = weights + copies * rows * stride;
-  Layout layout{};
-  layout.share.units = static_cast<int32_t>(units);
-  layout.share.rows = static_cast<int32_t>(rows);
+  Layout layout = started(resident, stride, depth * gates(p.cell) * resident.units);
+  layout.end += copies * resident.rows * stride;
   layout.share.part = static_cast<int32_t>(ceil_div(depth, kResidentWarps));
-  layout.share.stride = static_cast<int32_t>(stride);
-  layout.share.operands = static_cast<int32_t>(weights);
-  layout.share.sums = static_cast<int32_t>(sums);
-  layout.end = sums + vectors(p, kResidentThreads * kResidentRows * together *
-                                     resident_units(p.cell));
+  layout.share.sums = static_cast<int32_t>(layout.end);
+  layout.end += vectors(p, kResidentThreads * kResidentRows * together * resident_units(p.cell));
   return layout;
 }
 
-Layout backward_layout(const Problem& p, int64_t units, int64_t rows) {
-  const int64_t stride = gates(p.cell) * vectors(p, units);
-  Layout layout{};
-  layout.share.units = static_cast<int32_t>(units);
-  layout.share.rows = static_cast<int32_t>(rows);
-  layout.share.stride = static_cast<int32_t>(stride);
-  layout.share.operands = static_cast<int32_t>(stride * p.units);
-  layout.end = stride * (p.units + rows);
+Layout backward_layout(const Problem& p, const Resident& resident) {
+  if (resident.matrix) return matrix_backward_layout(p, resident);
+  const int64_t stride = gates(p.cell) * vectors(p, resident.units);
+  Layout layout = started(resident, stride, stride * p.units);
+  layout.end += stride * resident.rows;
   return layout;
 }
 
@@ -57,10 +100,10 @@ Launch launch_of(const Resident& resident, const Layout& layout) {
 }
 
 template <class Arguments>
-bool run(const Queue& queue, const char* name, const Resident& resident, const Layout& layout,
-         void* arrived, Arguments arguments) {
+bool run(const Queue& queue, const std::string& name, const Resident& resident,
+         const Layout& layout, void* arrived, Arguments arguments) {
   const Launch launch = launch_of(resident, layout);
-  const std::string kernel = queue.of_cell(name);
+  const std::string kernel = queue.of_cell((name + (resident.matrix ? "_matrix" : "")).c_str());
   if (launch.cooperative) {
     const int64_t blocks = resident.slices * resident.groups, held = queue.held(kernel, launch);
     if (held < blocks) {
@@ -78,11 +121,11 @@ bool run(const Queue& queue, const char* name, const Resident& resident, const L
 
 }  // namespace
 
-int64_t resident_forward_bytes(const Problem& p, int64_t units, int64_t rows) {
-  return forward_layout(p, units, rows).end * kVectorBytes;
+int64_t resident_forward_bytes(const Problem& p, const Resident& resident) {
+  return forward_layout(p, resident).end * kVectorBytes;
 }
-int64_t resident_backward_bytes(const Problem& p, int64_t units, int64_t rows) {
-  return backward_layout(p, units, rows).end * kVectorBytes;
+int64_t resident_backward_bytes(const Problem& p, const Resident& resident) {
+  return backward_layout(p, resident).end * kVectorBytes;
 }
 
 int64_t resident_row_lanes(Cell cell, int64_t units) {
@@ -94,15 +137,14 @@ bool resident_forward(const Queue& queue, const Choice& choice, const ForwardMem
                       const ForwardStep& step) {
   const Resident& resident = choice.resident_forward;
   return run(queue, "resident_forward", resident,
-             forward_layout(queue.problem, resident.units, resident.rows), memory.arrived,
-             ResidentForward{step, {}});
+             forward_layout(queue.problem, resident), memory.arrived, ResidentForward{step, {}});
 }
 
 bool resident_backward(const Queue& queue, const Choice& choice, const BackwardMemory& memory,
                        const BackwardStep& step) {
   const Resident& resident = choice.resident_backward;
   return run(queue, "resident_backward", resident,
-             backward_layout(queue.problem, resident.units, resident.rows), memory.arrived,
+             backward_layout(queue.problem, resident), memory.arrived,
              ResidentBackward{step, {}, memory.d_states});
 }
 

@@ -1,15 +1,15 @@
-// The resident kernels (kernels/resident.cuh) on the host: what of shared memory they take, and
-// their launch.
+// The resident kernels (kernels/resident.cuh, resident_matrix.cuh) on the host: what of shared
+// memory they take, and their launch.
 #pragma once
 
 #include "queue.h"
 
 namespace masked_rnn::cuda {
 
-// Shared memory that a block takes for `units` units and `rows` rows at a time.
-int64_t resident_forward_bytes(const Problem& problem, int64_t units, int64_t rows);
-int64_t resident_backward_bytes(const Problem& problem, int64_t units, int64_t rows);
-// Rows at a time are a power of two times these.
+// Shared memory that a block takes.
+int64_t resident_forward_bytes(const Problem& problem, const Resident& resident);
+int64_t resident_backward_bytes(const Problem& problem, const Resident& resident);
+// Without matrix products, forward: rows at a time are a power of two times these.
 int64_t resident_row_lanes(Cell cell, int64_t units);
 
 // Queue all steps of a chunk in one launch. False, and nothing is queued, where the device does not

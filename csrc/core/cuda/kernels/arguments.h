@@ -155,8 +155,8 @@ struct BackwardStep {
 // vectors of 16 bytes: the weights, then an operand, then (forward) sums.
 struct Share {
   int32_t units, rows;
-  int32_t part;            // forward: a warp's part of the product's depth
-  int32_t stride;          // from one row of the operand to the next
+  int32_t part;            // forward by multiply-adds: a warp's part of the product's depth
+  int32_t stride;          // from one row of the operand to the next, in vectors or pieces
   int32_t operands, sums;  // where they begin
   unsigned* arrived;       // [groups][kBarrierWords] zero
 };

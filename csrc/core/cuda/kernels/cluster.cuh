@@ -8,6 +8,7 @@
 // the storage type for them, float32 to TF32; it is kept, and sums are made, in float32.
 #pragma once
 
+#include "fragments.cuh"
 #include "step.cuh"
 
 #if defined(MR_CLUSTERS)
@@ -16,41 +17,8 @@ namespace masked_rnn::cuda {
 
 // --- operands of matrix products -----------------------------------------------------------------
 
-// What a register of an operand holds: kPacked elements, rounded.
-template <class Storage>
-struct Operand;
-template <>
-struct Operand<BFloat16> {
-  static constexpr int kPacked = 2;
-  static MR_INLINE uint32_t word(const float (&x)[2]) { return pack_bfloat16(x[0], x[1]); }
-  static MR_INLINE void multiply(float* c, const uint32_t* a, const uint32_t* b) {
-    multiply_bfloat16(c, a, b);
-  }
-};
-template <>
-struct Operand<Float16> {
-  static constexpr int kPacked = 2;
-  static MR_INLINE uint32_t word(const float (&x)[2]) { return pack_float16(x[0], x[1]); }
-  static MR_INLINE void multiply(float* c, const uint32_t* a, const uint32_t* b) {
-    multiply_float16(c, a, b);
-  }
-};
-template <>
-struct Operand<float> {
-  static constexpr int kPacked = 1;
-  static MR_INLINE uint32_t word(const float (&x)[1]) { return round_to_tf32(x[0]); }
-  static MR_INLINE void multiply(float* c, const uint32_t* a, const uint32_t* b) {
-    multiply_tf32(c, a, b);
-  }
-};
-
-// A piece of one row: four elements of the right operand that follow each other in depth. In shared
-// memory lie [pieces][kClusterRows] of them, the rows of a piece in an order that lets the lanes of
-// a warp read without bank conflicts.
-template <class Storage>
-struct alignas(16 / Operand<Storage>::kPacked) Piece {
-  uint32_t word[kClusterPiece / Operand<Storage>::kPacked];
-};
+// In shared memory lie [pieces][kClusterRows] of the right operand's pieces, the rows of a piece in
+// an order that lets the lanes of a warp read without bank conflicts.
 MR_INLINE int place_in_operand(int piece, int row) {
   return piece * kClusterRows + (row ^ (piece & 3) * 2);
 }
@@ -63,18 +31,6 @@ MR_INLINE void store_async(Piece<Storage>* to, unsigned block, const Piece<Stora
   } else {
     store_async(to, block, piece.word[0] | static_cast<uint64_t>(piece.word[1]) << 32, barrier);
   }
-}
-
-template <class Storage>
-MR_INLINE Piece<Storage> piece_of(const float (&x)[kClusterPiece]) {
-  constexpr int kPacked = Operand<Storage>::kPacked;
-  Piece<Storage> piece;
-  MR_UNROLL for (int w = 0; w < kClusterPiece / kPacked; ++w) {
-    float packed[kPacked];
-    MR_UNROLL for (int j = 0; j < kPacked; ++j) packed[j] = x[w * kPacked + j];
-    piece.word[w] = Operand<Storage>::word(packed);
-  }
-  return piece;
 }
 
 // The four elements of a piece are those of lanes that differ in bits 2 and 3: each gets all.
@@ -99,19 +55,13 @@ MR_INLINE Piece<Storage> piece_of_lanes(float own) {
   return piece;
 }
 
-// A lane's part of a tile of the left operand for one product.
-struct alignas(16) LeftPart {
-  uint32_t word[4];
-};
-
 // A lane's part of a tile [16][kDepth] of the left operand: of the first kKept products in
-// registers, of the rest in shared memory. The depth is taken in an order in which a lane's
-// elements of the right operand are whole pieces.
+// registers, of the rest in shared memory.
 template <class Storage, int kDepth, int kKept>
 struct LeftTile {
   static constexpr int kPacked = Operand<Storage>::kPacked;
   static constexpr int kProducts = kDepth / (8 * kPacked);
-  static constexpr int kOfPiece = 2 / kPacked;  // products that a piece serves
+  static constexpr int kOfPiece = kProductsOfPiece<Storage>;
   static constexpr int kLoadsAtOnce = 4 / kPacked;
   LeftPart kept[kKept > 0 ? kKept : 1];
   LeftPart* rest;  // [kProducts - kKept][lanes]
@@ -128,18 +78,14 @@ struct LeftTile {
   // loaded so far, and they move no load across a fence.
   template <class Place>
   MR_INLINE void load(const float* const (&rows)[2], const Place& place, uint32_t* spare) {
-    const int quad = static_cast<int>(threadIdx.x & 3);
     uint32_t loaded = 0;
     MR_UNROLL for (int t = 0; t < kProducts; ++t) {
       LeftPart part;
       MR_UNROLL for (int r = 0; r < 4; ++r) {
-        const int piece = t / kOfPiece * 4 + quad, in_piece = t % kOfPiece * 2 + (r >> 1);
-        float x[kPacked];
-        MR_UNROLL for (int j = 0; j < kPacked; ++j) {
-          const int at = place(piece * kClusterPiece + in_piece * kPacked + j);
-          x[j] = rows[r & 1] != nullptr && at >= 0 ? rows[r & 1][at] : 0;
-        }
-        part.word[r] = Operand<Storage>::word(x);
+        part.word[r] = left_word<Storage>(t, r, [&](int half, int k) {
+          const int at = place(k);
+          return rows[half] != nullptr && at >= 0 ? rows[half][at] : 0.0f;
+        });
         loaded ^= part.word[r];
       }
       if (t < kKept) {
@@ -309,7 +255,7 @@ __global__ void __launch_bounds__(
   constexpr int G = CellT::kGates, kTiles = kShape.forward_tiles_of_warp();
   constexpr bool kGateRows = kShape.gate_rows() > 1;
   constexpr int kOfTile = kGateRows ? 1 : 4;  // elements that a lane has of a tile
-  constexpr int kPieces = kUnits / kClusterPiece;
+  constexpr int kPieces = kUnits / kPiece;
   MR_SHARED(memory);
   auto* barriers = reinterpret_cast<uint64_t*>(memory);  // [2]
   auto* states =                                         // [2][kPieces][kClusterRows]
@@ -349,7 +295,7 @@ __global__ void __launch_bounds__(
   MR_UNROLL for (int t = 0; t < kTiles; ++t) {
     MR_UNROLL for (int e = 0; e < kOfTile; ++e) {
       start_element<CellT, Storage>(a, rows, row_of(e),
-                                    piece_at(t, e) * kClusterPiece + (group & 3), elements[t][e]);
+                                    piece_at(t, e) * kPiece + (group & 3), elements[t][e]);
     }
   }
   // The first state comes from memory, to all blocks.
@@ -357,9 +303,9 @@ __global__ void __launch_bounds__(
   for (int at = thread; at < kPieces * kClusterRows; at += static_cast<int>(blockDim.x)) {
     const int piece = at / kClusterRows, row = at % kClusterRows;
     const int64_t i = rows.row0 + row;
-    float h[kClusterPiece] = {};
-    for (int j = 0; j < kClusterPiece; ++j) {
-      const int unit = piece * kClusterPiece + j;
+    float h[kPiece] = {};
+    for (int j = 0; j < kPiece; ++j) {
+      const int unit = piece * kPiece + j;
       if (row >= live_first || unit >= H) continue;
       const int64_t state = state_row(a.call, a.states, first, i) * H + unit;
       h[j] = static_cast<const float*>(a.states.h)[state] *
@@ -478,7 +424,7 @@ __global__ void __launch_bounds__(
   constexpr int kTiles = kShape.backward_tiles_of_warp();
   constexpr int kThreadsOfBlock = kShape.backward_threads();
   constexpr int kElements = kOwn * kClusterRows / kThreadsOfBlock;
-  constexpr int kPieces = kDepth / kClusterPiece, kPart = kOwn * kClusterRows;
+  constexpr int kPieces = kDepth / kPiece, kPart = kOwn * kClusterRows;
   MR_SHARED(memory);
   auto* barriers = reinterpret_cast<uint64_t*>(memory);  // [2]
   auto* parts =                                          // [2][kBlocks][kPart]
@@ -583,7 +529,7 @@ __global__ void __launch_bounds__(
       const int number = e * kThreadsOfBlock + thread, row = (number >> 2 & 3) * 2 + (number & 1);
       const int unit = number / 16 * 2 + (number >> 1 & 1);
       MR_UNROLL for (int j = 0; j < G; ++j) {
-        const int piece = (j * kOwn + unit) / kClusterPiece;
+        const int piece = (j * kOwn + unit) / kPiece;
         Piece<Storage>& to = operand[now * kPieces * kClusterRows + place_in_operand(piece, row)];
         if constexpr (kPacked == 1) {
           const float x[1] = {d[j]};

@@ -16,5 +16,6 @@ using uint64_t = unsigned long long;
 #include "lengths.cuh"
 #include "product.cuh"
 #include "resident.cuh"
+#include "resident_matrix.cuh"
 #include "rows.cuh"
 #include "step.cuh"

@@ -78,6 +78,19 @@ MR_INLINE uint16_t half_from_float(float value) {
   return bits;
 }
 
+// Two floats, rounded to the nearest, in one register; the first is the lower half. Volatile, as a
+// compiler that does it late has both in registers until then.
+MR_INLINE uint32_t pack_bfloat16(float first, float second) {
+  uint32_t pair;
+  asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+MR_INLINE uint32_t pack_float16(float first, float second) {
+  uint32_t pair;
+  asm volatile("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+
 // --- matrix products of a warp: c [16,8] += a [16,k] @ b [k,8], laid out as in the PTX ISA ---
 
 MR_INLINE void multiply_bfloat16(float* c, const uint32_t* a, const uint32_t* b) {  // k = 16
@@ -119,18 +132,6 @@ MR_INLINE void wait_for_copies() {
 // --- clusters, compute capability 9.0 ---
 
 #if defined(MR_CLUSTERS)
-// Two floats, rounded to the nearest, in one register; the first is the lower half. Volatile, as a
-// compiler that does it late has both in registers until then.
-MR_INLINE uint32_t pack_bfloat16(float first, float second) {
-  uint32_t pair;
-  asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  return pair;
-}
-MR_INLINE uint32_t pack_float16(float first, float second) {
-  uint32_t pair;
-  asm volatile("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  return pair;
-}
 MR_INLINE unsigned cluster_rank() {
   unsigned rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

@@ -1,7 +1,8 @@
 // All steps of a chunk in one launch, forward and backward: a block keeps the weights of its units
 // in shared memory, and what its units need of the others at a step passes through L2. The blocks
 // that share rows meet once a step (reset before: twice); a block that has all units meets nobody.
-// Formulas, arguments and what is left in memory are those of step.cuh.
+// Formulas, arguments and what is left in memory are those of step.cuh. Products here are exact,
+// multiply-adds of float or double; resident_matrix.cuh has those that round their operands.
 #pragma once
 
 #include "step.cuh"
@@ -44,18 +45,19 @@ class Group {
   unsigned expected_ = 0;
 };
 
-// to[row][k] = load(row, k) for `rows` rows of `depth` vectors, by all threads.
-template <class R, class Load>
-MR_INLINE void stage(Vector<R>* to, int stride, int rows, int depth, const Load& load) {
+// put(row, k, load(row, k)) for `rows` rows of `depth` vectors, by all threads.
+template <class R, class Load, class Put>
+MR_INLINE void stage(int rows, int depth, const Load& load, const Put& put) {
   constexpr int kBatch = 4;  // loads that are under way at once
   int row = static_cast<int>(threadIdx.x) / depth, k = static_cast<int>(threadIdx.x) % depth;
   const int row_step = kResidentThreads / depth, k_step = kResidentThreads % depth;
   while (row < rows) {
     Vector<R> values[kBatch];
-    int place[kBatch];
+    int to_row[kBatch], to_k[kBatch];
     MR_UNROLL for (int b = 0; b < kBatch; ++b) {
-      place[b] = row < rows ? row * stride + k : -1;
-      if (place[b] >= 0) values[b] = load(row, k);
+      to_row[b] = row;
+      to_k[b] = k;
+      if (row < rows) values[b] = load(row, k);
       row += row_step;
       k += k_step;
       if (k >= depth) {
@@ -64,7 +66,7 @@ MR_INLINE void stage(Vector<R>* to, int stride, int rows, int depth, const Load&
       }
     }
     MR_UNROLL for (int b = 0; b < kBatch; ++b) {
-      if (place[b] >= 0) to[place[b]] = values[b];
+      if (to_row[b] < rows) put(to_row[b], to_k[b], values[b]);
     }
   }
 }
@@ -142,22 +144,22 @@ MR_INLINE void active_product(int active, const Vector<R>* rows, int row_stride,
 }
 
 // A forward block's shared memory, and the products that it takes from there.
-template <class CellT, class R>
+template <class CellT, class Storage>
 class ForwardBlock {
  public:
+  using R = Real<Storage>;
   static constexpr int G = CellT::kGates;
   using Lanes = ForwardLanes<CellT>;
   static constexpr int kUnits = Lanes::kUnits;
 
-  MR_INLINE ForwardBlock(unsigned char* memory, const Share& share, int H)
-      : lanes_(share.units),
-        share_(share),
-        H_(H),
-        depth_((H + Vector<R>::kSize - 1) / Vector<R>::kSize),
+  MR_INLINE ForwardBlock(unsigned char* memory, const ResidentForward& a)
+      : lanes_(a.share.units),
+        share_(a.share),
+        H_(static_cast<int>(a.step.call.problem.units)),
+        depth_((H_ + Vector<R>::kSize - 1) / Vector<R>::kSize),
         weights_(reinterpret_cast<Vector<R>*>(memory)),
-        operand_(weights_ + share.operands),
-        sums_(reinterpret_cast<R*>(weights_ + share.sums)) {}
-  MR_INLINE const Lanes& lanes() const { return lanes_; }
+        operand_(weights_ + share_.operands),
+        sums_(reinterpret_cast<R*>(weights_ + share_.sums)) {}
 
   // Columns by span, gate and unit; zero past the last unit and the last state.
   MR_INLINE void load_weights(const R* recurrent_kernel) const {
@@ -178,15 +180,52 @@ class ForwardBlock {
     }
   }
 
-  // The operand of `rows` rows: vector k of row `row`, copy d is load(d, row, k).
-  template <class Load>
-  MR_INLINE void stage_operand(int copies, int rows, const Load& load) const {
-    for (int d = 0; d < copies; ++d) {
-      stage(operand_ + d * share_.rows * share_.stride, share_.stride, rows, depth_,
-            [&](int row, int k) { return load(d, row, k); });
+  // work(sorted row, unit) for this thread's share of the group's first `active` rows.
+  template <class Work>
+  MR_INLINE void each(int active, const Work& work) const {
+    for (int row = own_row(); row < active; row += share_.rows) {
+      for (int64_t u = unit0(); u < unit0() + share_.units && u < H_; u += lanes_.lanes) {
+        work(row_of_group(row), u);
+      }
     }
   }
 
+  // The products of gates [kFirst, kFirst + kGates) for the `rows` rows of the group from row0 on,
+  // and then formulas(sorted row, unit, its operands, its sums) for what of them is this thread's.
+  // Vector k of copy d of a sorted row's operand is load(d, row, k).
+  template <int kFirst, int kGates, class Load, class Formulas>
+  MR_INLINE void work_on(const ForwardStep& step, int copies, int row0, int rows, const Load& load,
+                         const Formulas& formulas) const {
+    for (int d = 0; d < copies; ++d) {
+      Vector<R>* to = operand_ + d * share_.rows * share_.stride;
+      stage<R>(rows, depth_,
+               [&](int row, int k) { return load(d, row_of_group(row0 + row), k); },
+               [&](int row, int k, const Vector<R>& x) { to[row * share_.stride + k] = x; });
+    }
+    __syncthreads();
+    const int64_t i = row_of_group(row0 + own_row());
+    const bool has_row = own_row() < rows;
+    for (int span = 0; span * lanes_.span() < share_.units; ++span) {
+      const int64_t u0 = unit0() + span * lanes_.span();
+      ForwardOperands<CellT, R> operands[kUnits];  // on their way while the product is made
+      MR_UNROLL for (int c = 0; c < kUnits; ++c) {
+        if (has_row && u0 + c * lanes_.lanes < H_) {
+          operands[c] = forward_operands<CellT, Storage>(step, i, u0 + c * lanes_.lanes);
+        }
+      }
+      R total[kGates * kUnits];
+      multiply<kGates>(rows, copies, span, kFirst, total);
+      MR_UNROLL for (int c = 0; c < kUnits; ++c) {
+        if (!has_row || u0 + c * lanes_.lanes >= H_) continue;
+        R sum[kGates];
+        MR_UNROLL for (int g = 0; g < kGates; ++g) sum[g] = total[g * kUnits + c];
+        formulas(i, u0 + c * lanes_.lanes, operands[c], sum);
+      }
+      __syncthreads();
+    }
+  }
+
+ private:
   // The products of gates [first_gate, first_gate + kGates) for the units of a span; `total` is
   // that of this thread: row warp * row_lanes + row, units unit + c % kUnits * lanes of gate
   // c / kUnits.
@@ -224,7 +263,11 @@ class ForwardBlock {
     }
   }
 
- private:
+  // The first unit of this thread in a span, and its row in a tile of rows.
+  MR_INLINE int64_t unit0() const {
+    return static_cast<int64_t>(blockIdx.x) * share_.units + lanes_.unit;
+  }
+  MR_INLINE int own_row() const { return lanes_.warp * lanes_.row_lanes + lanes_.row; }
   template <int kColumns>
   MR_INLINE R* sum_at(int warp, int column, int row) const {
     return sums_ + ((warp * kColumns + column) * kResidentRows + row) * kWarp + lanes_.lane;
@@ -238,78 +281,53 @@ class ForwardBlock {
   R* const sums_;
 };
 
-template <class CellT, class Acts, class Storage>
-__global__ void __launch_bounds__(kResidentThreads, 1) resident_forward(ResidentForward a) {
+// All steps, by blocks of type Block.
+template <class CellT, class Acts, class Storage, class Block>
+MR_INLINE void forward_steps(const ResidentForward& a) {
   using R = Real<Storage>;
-  using Block = ForwardBlock<CellT, R>;
-  constexpr int G = CellT::kGates, kTogether = CellT::kResetBefore ? 2 : G, kUnits = Block::kUnits;
-  constexpr int n = Vector<R>::kSize;
+  constexpr int kTogether = CellT::kResetBefore ? 2 : CellT::kGates, n = Vector<R>::kSize;
   MR_SHARED(memory);
   ForwardStep step = a.step;
   const Problem& p = step.call.problem;
   const Steps& steps = step.call.steps;
-  const int H = static_cast<int>(p.units), units = a.share.units;
-  const Block block(memory, a.share, H);
-  const ForwardLanes<CellT> lanes = block.lanes();
+  const int H = static_cast<int>(p.units);
+  const Block block(memory, a);
   const Acts acts(p);
   Group group(a.share.arrived);
   block.load_weights(static_cast<const R*>(step.recurrent_kernel));
 
   const int copies = p.recurrent_dropout_gates > 1 ? kTogether : 1;
-  // The first unit of this thread in a span, and its row in a tile of rows.
-  const int64_t unit0 = static_cast<int64_t>(blockIdx.x) * units + lanes.unit;
-  const int own_row = lanes.warp * lanes.row_lanes + lanes.row;
-
   for (step.step = step.call.first; step.step < step.call.end; ++step.step) {
     const int active = rows_of_group(live(steps, step.step));
     if (active == 0) break;
     if (step.step > step.call.first) {
       // This thread's share of the projection comes into L2 while the others are waited for.
-      for (int row = own_row; row < active; row += a.share.rows) {
-        const R* x = projection_of<CellT, Storage>(step, row_of_group(row));
-        for (int64_t u = unit0; u < unit0 + units && u < H; u += lanes.lanes) {
-          MR_UNROLL for (int g = 0; g < G; ++g) prefetch_to_l2(x + g * H + u);
-        }
-      }
+      block.each(active, [&](int64_t i, int64_t u) {
+        const R* x = projection_of<CellT, Storage>(step, i) + u;
+        MR_UNROLL for (int g = 0; g < CellT::kGates; ++g) prefetch_to_l2(x + g * H);
+      });
       group.wait();
     }
     for (int row0 = 0; row0 < active; row0 += a.share.rows) {
       const int rows = active - row0 < a.share.rows ? active - row0 : a.share.rows;
       const R* h = static_cast<const R*>(step.states.h);
-      block.stage_operand(copies, rows, [&](int d, int row, int k) {
-        const int64_t i = row_of_group(row0 + row);
-        Vector<R> x = vector_of(h + state_row(step.call, step.states, step.step, i) * H, k, H);
-        if (p.recurrent_dropout != nullptr) {
-          MR_UNROLL for (int j = 0; j < n; ++j) {
-            if (k * n + j < H) {
-              x.v[j] *= dropout_at<Storage>(p.recurrent_dropout, p, d, steps.row[i], H, k * n + j);
+      block.template work_on<0, kTogether>(
+          step, copies, row0, rows,
+          [&](int d, int64_t i, int k) {
+            Vector<R> x = vector_of(h + state_row(step.call, step.states, step.step, i) * H, k, H);
+            if (p.recurrent_dropout != nullptr) {
+              MR_UNROLL for (int j = 0; j < n; ++j) {
+                if (k * n + j < H) {
+                  x.v[j] *= dropout_at<Storage>(p.recurrent_dropout, p, d, steps.row[i], H,
+                                                k * n + j);
+                }
+              }
             }
-          }
-        }
-        return x;
-      });
-      __syncthreads();
-      const int64_t i = row_of_group(row0 + own_row);
-      const bool has_row = own_row < rows;
-      for (int span = 0; span * lanes.span() < units; ++span) {
-        const int64_t u0 = unit0 + span * lanes.span();
-        ForwardOperands<CellT, R> operands[kUnits];  // on their way while the product is made
-        MR_UNROLL for (int c = 0; c < kUnits; ++c) {
-          if (has_row && u0 + c * lanes.lanes < H) {
-            operands[c] = forward_operands<CellT, Storage>(step, i, u0 + c * lanes.lanes);
-          }
-        }
-        R total[kTogether * kUnits];
-        block.template multiply<kTogether>(rows, copies, span, 0, total);
-        MR_UNROLL for (int c = 0; c < kUnits; ++c) {
-          if (!has_row || u0 + c * lanes.lanes >= H) continue;
-          R sum[kTogether];
-          MR_UNROLL for (int g = 0; g < kTogether; ++g) sum[g] = total[g * kUnits + c];
-          forward_formulas<CellT, Acts, Storage>(step, acts, i, u0 + c * lanes.lanes, operands[c],
-                                                 sum);
-        }
-        __syncthreads();
-      }
+            return x;
+          },
+          [&](int64_t i, int64_t u, const ForwardOperands<CellT, R>& operands, R* sum) {
+            forward_formulas<CellT, Acts, Storage>(step, acts, i, u, operands, sum);
+          });
     }
     if constexpr (CellT::kResetBefore) {
       group.arrive();
@@ -317,39 +335,44 @@ __global__ void __launch_bounds__(kResidentThreads, 1) resident_forward(Resident
       for (int row0 = 0; row0 < active; row0 += a.share.rows) {
         const int rows = active - row0 < a.share.rows ? active - row0 : a.share.rows;
         const R* reset_h = static_cast<const R*>(step.reset_h);
-        block.stage_operand(1, rows, [&](int, int row, int k) {
-          return vector_of(reset_h + row_of_group(row0 + row) * H, k, H);
-        });
-        __syncthreads();
-        const int64_t i = row_of_group(row0 + own_row);
-        for (int span = 0; span * lanes.span() < units; ++span) {
-          const int64_t u0 = unit0 + span * lanes.span();
-          ForwardOperands<CellT, R> operands[kUnits];
-          MR_UNROLL for (int c = 0; c < kUnits; ++c) {
-            if (own_row < rows && u0 + c * lanes.lanes < H) {
-              operands[c] = forward_operands<CellT, Storage>(step, i, u0 + c * lanes.lanes);
-            }
-          }
-          R total[kUnits];
-          block.template multiply<1>(rows, 1, span, 2, total);
-          MR_UNROLL for (int c = 0; c < kUnits; ++c) {
-            if (own_row < rows && u0 + c * lanes.lanes < H) {
-              candidate_formulas<CellT, Acts, Storage>(step, acts, i, u0 + c * lanes.lanes,
-                                                       operands[c], total[c]);
-            }
-          }
-          __syncthreads();
-        }
+        block.template work_on<2, 1>(
+            step, 1, row0, rows,
+            [&](int, int64_t i, int k) { return vector_of(reset_h + i * H, k, H); },
+            [&](int64_t i, int64_t u, const ForwardOperands<CellT, R>& operands, R* sum) {
+              candidate_formulas<CellT, Acts, Storage>(step, acts, i, u, operands, sum[0]);
+            });
       }
     }
     group.arrive();
   }
 }
 
+template <class CellT, class Acts, class Storage>
+__global__ void __launch_bounds__(kResidentThreads, 1) resident_forward(ResidentForward a) {
+  forward_steps<CellT, Acts, Storage, ForwardBlock<CellT, Storage>>(a);
+}
+
 // --- backward ------------------------------------------------------------------------------------
 
-// A backward block's shared memory, what it sends to all states and what it receives for its own.
-// Slots are those of d_gates that have a recurrent product: as many as gates.
+// What all slices sent for unit u of sorted row i, added up in their order.
+template <class R>
+MR_INLINE R received(const ResidentBackward& a, int half, int64_t i, int64_t u) {
+  constexpr int kBatch = 32;  // loads that are under way at once
+  const int64_t H = a.step.call.problem.units, slice = a.step.call.problem.batch * H;
+  const R* from = static_cast<const R*>(a.d_states) + half * gridDim.x * slice + i * H + u;
+  R sum = 0;
+  for (unsigned x = 0; x < gridDim.x; x += kBatch) {
+    R parts[kBatch];
+    MR_UNROLL for (int j = 0; j < kBatch; ++j) {
+      parts[j] = x + j < gridDim.x ? __ldcg(from + (x + j) * slice) : R(0);
+    }
+    MR_UNROLL for (int j = 0; j < kBatch; ++j) sum += parts[j];
+  }
+  return sum;
+}
+
+// A backward block's shared memory, and what it sends to all states. Slots are those of d_gates
+// that have a recurrent product: as many as gates.
 template <class CellT, class Storage>
 class BackwardBlock {
  public:
@@ -379,10 +402,10 @@ class BackwardBlock {
     }
   }
 
-  // Where the gradient of a slot for a row of the tile, a unit of the block belongs.
-  MR_INLINE R& operand(int row, int slot, int unit) const {
+  // The gradient of a slot for a row of the tile, a unit of the block.
+  MR_INLINE void put(int row, int slot, int unit, R d) const {
     constexpr int n = Vector<R>::kSize;
-    return operand_[row * a_.share.stride + slot * depth_ + unit / n].v[unit % n];
+    operand_[row * a_.share.stride + slot * depth_ + unit / n].v[unit % n] = d;
   }
 
   // Multiplies slots [kFirst, kFirst + kCount) of the tile's rows with the weights, for all states.
@@ -398,22 +421,6 @@ class BackwardBlock {
     } else {
       send_columns<kFirst, kCount, kDropout, 1>(half, row0, rows);
     }
-  }
-
-  // What all slices sent for unit u of sorted row i, added up in their order.
-  MR_INLINE R received(int half, int64_t i, int64_t u) const {
-    constexpr int kBatch = 32;  // loads that are under way at once
-    const int64_t slice = a_.step.call.problem.batch * H_;
-    const R* from = static_cast<const R*>(a_.d_states) + half * gridDim.x * slice + i * H_ + u;
-    R sum = 0;
-    for (unsigned x = 0; x < gridDim.x; x += kBatch) {
-      R parts[kBatch];
-      MR_UNROLL for (int j = 0; j < kBatch; ++j) {
-        parts[j] = x + j < gridDim.x ? __ldcg(from + (x + j) * slice) : R(0);
-      }
-      MR_UNROLL for (int j = 0; j < kBatch; ++j) sum += parts[j];
-    }
-    return sum;
   }
 
  private:
@@ -504,15 +511,15 @@ class BackwardBlock {
   Vector<R>* const operand_;
 };
 
-template <class CellT, class Acts, class Storage>
-__global__ void __launch_bounds__(kResidentThreads, 1) resident_backward(ResidentBackward a) {
+template <class CellT, class Acts, class Storage, class Block>
+MR_INLINE void backward_steps(const ResidentBackward& a) {
   using R = Real<Storage>;
   constexpr int G = CellT::kGates, S = CellT::kSlots;
   MR_SHARED(memory);
   BackwardStep step = a.step;
   const Steps& steps = step.call.steps;
   const int H = static_cast<int>(step.call.problem.units), units = a.share.units;
-  BackwardBlock<CellT, Storage> block(memory, a);
+  const Block block(memory, a);
   const Acts acts(step.call.problem);
   Group group(a.share.arrived);
   block.load_weights(static_cast<const R*>(step.recurrent_kernel));
@@ -560,12 +567,12 @@ __global__ void __launch_bounds__(kResidentThreads, 1) resident_backward(Residen
         if (u < H) {
           const auto operands = backward_operands<CellT, Storage>(step, i, u);
           R d_state = d_h[i * H + u];
-          if (row0 + row < sent) d_state += block.received(half, i, u);
+          if (row0 + row < sent) d_state += received<R>(a, half, i, u);
           d_h[i * H + u] =
               backward_formulas<CellT, Acts, Storage>(step, acts, i, u, operands, d_state, d);
         }
         MR_UNROLL for (int slot = 0; slot < G; ++slot) {
-          if (!CellT::kResetBefore || slot == 2) block.operand(row, slot, unit) = d[slot];
+          if (!CellT::kResetBefore || slot == 2) block.put(row, slot, unit, d[slot]);
         }
       });
       __syncthreads();
@@ -589,10 +596,10 @@ __global__ void __launch_bounds__(kResidentThreads, 1) resident_backward(Residen
             const int64_t local = operands.n - steps.offset[step.call.first];
             d[0] = static_cast<const R*>(step.d_gates)[local * S * H + u];
             reset_formulas<CellT, Acts, Storage>(step, acts, i, u, operands,
-                                                 block.received(half, i, u), d);
+                                                 received<R>(a, half, i, u), d);
           }
-          block.operand(row, 0, unit) = d[0];
-          block.operand(row, 1, unit) = d[1];
+          block.put(row, 0, unit, d[0]);
+          block.put(row, 1, unit, d[1]);
         });
         __syncthreads();
         block.template send<0, 2, true>(half ^ 1, row0, rows);
@@ -606,8 +613,13 @@ __global__ void __launch_bounds__(kResidentThreads, 1) resident_backward(Residen
   if (sent == 0) return;
   group.wait();
   each(0, sent, [&](int, int64_t i, int, int64_t u) {
-    if (u < H) d_h[i * H + u] += block.received(half, i, u);
+    if (u < H) d_h[i * H + u] += received<R>(a, half, i, u);
   });
+}
+
+template <class CellT, class Acts, class Storage>
+__global__ void __launch_bounds__(kResidentThreads, 1) resident_backward(ResidentBackward a) {
+  backward_steps<CellT, Acts, Storage, BackwardBlock<CellT, Storage>>(a);
 }
 
 }  // namespace masked_rnn::cuda

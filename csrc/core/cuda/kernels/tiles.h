@@ -48,13 +48,52 @@ constexpr int kResidentColumns = 4;
 constexpr int kResidentUnitStep = 4;  // a block's units are a multiple: 16 bytes of float32
 constexpr int kBarrierWords = 32;     // from one group's barrier to the next: a cache line
 
+// Matrix products of a warp: 16 rows of the left operand, the weights; 8 columns of the right one,
+// which are rows of the batch. These lie in fours of what is multiplied, a piece; four pieces are
+// what products take at once of the depth.
+constexpr int kMatrixTile = 16;
+constexpr int kMatrixRows = 8;
+constexpr int kPiece = 4;
+constexpr int kMatrixDepth = 4 * kPiece;
+constexpr int whole_tiles(int elements) {
+  return (elements + kMatrixTile - 1) / kMatrixTile * kMatrixTile;
+}
+
+// The resident kernel by matrix products: where the gates of a block's units lie among the rows of
+// the left operand (forward), or in its depth (backward). They share tiles, so that few units fill
+// them too; what is multiplied apart begins a tile: the candidate of reset before, and where each
+// gate has its dropout mask, each gate.
+struct MatrixGates {
+  int gates, units;
+  bool reset_before, masked_apart;
+
+  constexpr int together() const { return reset_before ? 2 : gates; }
+  constexpr int stride() const { return masked_apart ? whole_tiles(units) : units; }
+  constexpr int begin(int gate) const {
+    return gate < together() ? gate * stride() : whole_tiles(together() * stride());
+  }
+  constexpr int end() const { return whole_tiles(begin(gates - 1) + units); }
+  // Tiles of gates [first, first + count), which begin one.
+  constexpr int tiles(int first, int count) const {
+    return whole_tiles(begin(first + count - 1) + units - begin(first)) / kMatrixTile;
+  }
+};
+// Up to this many rows of a group are worked on at a time: a warp takes its weights once for them.
+constexpr int kMatrixMostRows = 4 * kMatrixRows;
+// Forward, few tiles: warps share out the depth of each.
+constexpr int matrix_parts(int tiles) {
+  return tiles < kResidentWarps ? kResidentWarps / tiles : 1;
+}
+// Sums of a row from one part to the next; four more, so that lanes write to different banks.
+constexpr int matrix_width(int tiles) { return tiles * kMatrixTile + 4; }
+constexpr int matrix_sums(int tiles) { return matrix_parts(tiles) * matrix_width(tiles); }
+
 // The kernels of clusters: a cluster of `blocks` has kClusterRows sorted rows, each of its blocks
 // an equal share of the units, which are padded to `units`. Weights are the left operands of
-// matrix products, in tiles of 16 rows; a row of the batch is a column of the right operand. Units
-// lie in fours there, a piece. A tile stays in registers as far as there are any, the rest of it in
-// shared memory, which is read in every step.
-constexpr int kClusterRows = 8;
-constexpr int kClusterPiece = 4;
+// matrix products, in tiles of 16 rows; a row of the batch is a column of the right operand. A tile
+// stays in registers as far as there are any, the rest of it in shared memory, which is read in
+// every step.
+constexpr int kClusterRows = kMatrixRows;
 constexpr int kClusterBarrierBytes = 128;  // in front of what else is in shared memory
 constexpr int kClusterTileBytes = 512;     // of what one product takes of a tile
 
