@@ -2,7 +2,7 @@
 #   core      core_test (tests/core)
 #   bindings  tests of the Python module, of the TensorFlow ops and of the CUDA device's host code
 #   cuda      the CUDA kernels, run on the CPU (csrc/cusim)
-#   quick     what continuous integration has time for
+#   quick     a few minutes' worth: the portable code, what threads share, the kernels on LSTM
 # Each under AddressSanitizer with UBSan, and under ThreadSanitizer: core_test, what threads do to
 # the CUDA device, and the kernels, these where clang is installed: g++'s takes ten times as long to
 # go from one CUDA thread to the next. ThreadSanitizer does not see the locks of Python and

@@ -17,7 +17,7 @@ _pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes
 
 
 class _Tensor(ctypes.Structure):
-    """The start of DLPack's DLManagedTensor."""
+    """DLPack's DLManagedTensor."""
 
     _fields_ = [
         ("data", ctypes.c_void_p),
@@ -26,10 +26,16 @@ class _Tensor(ctypes.Structure):
         ("code", ctypes.c_uint8),
         ("bits", ctypes.c_uint8),
         ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+        ("context", ctypes.c_void_p),
+        ("deleter", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
     ]
 
 
-def _tensor(capsule):
+def tensor_of(capsule):
+    """What an unused capsule points to."""
     return _Tensor.from_address(_pointer(capsule, b"dltensor"))
 
 
@@ -47,7 +53,7 @@ class OnGpu:
         self.streams.append(stream)
         is_bfloat16 = self.array.dtype.name == "bfloat16"
         capsule = (self.array.view(np.uint16) if is_bfloat16 else self.array).__dlpack__()
-        tensor = _tensor(capsule)
+        tensor = tensor_of(capsule)
         tensor.device[:] = self.device, self.ordinal
         if is_bfloat16:
             tensor.code = _BFLOAT16
@@ -70,7 +76,7 @@ class _Exported:
 def to_numpy(array):
     """A NumPy array from one of masked_rnn's, whose memory is the host's here."""
     capsule = array.__dlpack__(stream=-1)
-    tensor = _tensor(capsule)
+    tensor = tensor_of(capsule)
     tensor.device[:] = _CPU, 0
     is_bfloat16 = tensor.code == _BFLOAT16
     if is_bfloat16:

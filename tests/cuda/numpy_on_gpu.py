@@ -4,12 +4,14 @@ import ctypes
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import masked_rnn.numpy as rnn
 
 sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks.on_gpu import emulated
 from benchmarks.on_gpu.emulated import OnGpu
 
 B, T, I, H = 3, 5, 4, 6
@@ -80,6 +82,104 @@ def test_gradients(cell, gates, dtype):
     assert part.shape == (B, H)
     del gradients, part
     assert fake.fake_allocations() == before
+
+
+# --- CuPy, which needs a GPU: what its 13 and 14 ask for and give -------------------------------
+
+
+class LikeCupy(OnGpu):
+    """`cupy.ndarray` as a producer: strides are always there, and mean nothing along extents of 1;
+    the consumer's stream waits for CuPy's current one."""
+
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        assert max_version is None  # else the capsule is another one, dltensor_versioned
+        assert dl_device is None or dl_device == self.__dlpack_device__()
+        assert copy is not True
+        assert isinstance(stream, int) and stream >= -1
+        assert stream != 0  # a warning of CuPy's: no stream has this number in DLPack
+        capsule = super().__dlpack__(stream)
+        strides = [n // self.array.itemsize if extent != 1 else 7
+                   for n, extent in zip(self.array.strides, self.array.shape)]  # fmt: skip
+        self.strides = (ctypes.c_int64 * len(strides))(*strides)
+        emulated.tensor_of(capsule).strides = self.strides
+        return capsule
+
+
+class CupyStream:
+    """`cupy.cuda.Stream`: from CuPy 14 on with `__cuda_stream__`, 0 where it is the default one."""
+
+    def __init__(self, ptr, has_protocol):
+        self.ptr = ptr
+        if has_protocol:
+            self.__cuda_stream__ = lambda: (0, ptr)
+
+
+class TakenByCupy:
+    """`cupy.from_dlpack` as a consumer, with CuPy's current stream."""
+
+    USED = b"used_dltensor"  # as long as the capsule, which keeps the pointer
+
+    def __init__(self, array, current=0):
+        kind, self.ordinal = array.__dlpack_device__()
+        assert kind in (2, 13)
+        capsule = array.__dlpack__(stream=current or 1, max_version=(1, 0), copy=None)
+        self.tensor = emulated.tensor_of(capsule)
+        rename = ctypes.pythonapi.PyCapsule_SetName
+        rename.argtypes = [ctypes.py_object, ctypes.c_char_p]
+        rename(capsule, self.USED)
+        tensor = self.tensor
+        assert tuple(tensor.device) == (2, self.ordinal) and tensor.lanes == 1
+        assert not tensor.strides  # C-contiguous
+        self.shape = tuple(tensor.shape[: tensor.dimensions])
+        self.dtype = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64",
+                      (4, 16): "bfloat16"}[tensor.code, tensor.bits]  # fmt: skip
+
+    def __del__(self):
+        self.tensor.deleter(ctypes.addressof(self.tensor))
+
+
+@pytest.mark.parametrize("has_protocol", [False, True])
+@pytest.mark.parametrize("ptr, number", [(0, 1), (1, 1), (2, 2), (0x30, 0x30)])
+def test_cupy_gives_arrays(ptr, number, has_protocol):
+    arrays = [LikeCupy(a.array) for a in problem()]
+    arrays.append(LikeCupy(np.ones((1, T, I), np.float32)))
+    masks = [LikeCupy(np.ones((B, T), kind)) for kind in (bool, np.uint8)]
+    stream = CupyStream(ptr, has_protocol)
+    for mask in masks:
+        rnn.gru(*arrays[:3], mask=mask, stream=stream)
+    rnn.gru(arrays[3], *arrays[1:3], stream=stream)
+    launches = [line for line in log() if line.startswith("launch")]
+    assert launches[-1].endswith(f"stream {number:#x}")
+    assert all(set(a.streams) == {number} for a in (*arrays, *masks))
+    with pytest.raises(ValueError, match="kernel is not C-contiguous"):
+        rnn.gru(arrays[0], LikeCupy(np.ones((3 * H, I), np.float32).T), arrays[2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("current", [0, 1, 2, 0x40])
+def test_cupy_takes_results(current, dtype):
+    before = fake.fake_allocations()
+    outputs, state = rnn.gru(*problem(dtype), stream=0x30)
+    number = current or 1
+    waits = log().count(f"stream {number:#x} waits")
+    taken = TakenByCupy(outputs, current)
+    assert log().count(f"stream {number:#x} waits") == waits + 1
+    assert taken.shape == (B, T, H) and taken.dtype == np.dtype(dtype).name
+    del outputs, state
+    assert fake.fake_allocations() == before + 1
+    del taken
+    assert fake.fake_allocations() == before
+
+
+def test_cupy_itself_takes_results():
+    cupy = pytest.importorskip("cupy")
+    outputs, _ = rnn.gru(*problem(), stream=0x30)
+    taken = cupy.from_dlpack(outputs.__dlpack__(stream=1, max_version=(1, 0), copy=None))
+    assert taken.shape == (B, T, H) and taken.dtype == np.float32
+    assert taken.data.ptr == outputs.__cuda_array_interface__["data"][0]
+
+
+# --- streams and errors --------------------------------------------------------------------------
 
 
 class Stream:

@@ -10,6 +10,7 @@
 #define MR_SHARED(p) extern __shared__ __align__(128) unsigned char p[]
 #define MR_RESTRICT __restrict__
 #define MR_UNROLL _Pragma("unroll")  // a loop whose arrays have to be registers
+#define MR_UNROLL_BY_4 _Pragma("unroll 4")
 #else
 #include "cusim/language.h"
 #include "cusim/matrix.h"
@@ -18,6 +19,7 @@
 #define MR_SHARED(p) unsigned char* p = cusim::shared_memory()
 #define MR_RESTRICT __restrict__
 #define MR_UNROLL
+#define MR_UNROLL_BY_4
 #endif
 
 // Whether what is compiled may use clusters: primitives of 9.0 are left out below that.

@@ -10,7 +10,8 @@ namespace masked_rnn::cuda {
 
 // sum[r][g] = sum over k of row(g, i, k) * weight(g, u, k) for this thread's rows i and unit u.
 // One operand of rows serves all gates where `copies` is one. The order of k is fixed, so a row's
-// sums do not depend on what else is in the tile.
+// sums do not depend on what else is in the tile. Four k at once: with eight, compilers move
+// registers to memory.
 template <int kCount, bool kDeepWeights, class R, class Row, class Weight>
 MR_INLINE void step_product(R* shared, int64_t depth, int copies, const Row& row,
                             const Weight& weight, R (&sum)[kStepRowsPerThread][kCount]) {
@@ -35,7 +36,7 @@ MR_INLINE void step_product(R* shared, int64_t depth, int copies, const Row& row
       weights[(g * kStepDepth + k) * kUnitStride + u] = k < count ? weight(g, u, k0 + k) : R(0);
     }
     __syncthreads();
-    for (int k = 0; k < count; ++k) {
+    MR_UNROLL_BY_4 for (int k = 0; k < kStepDepth; ++k) {  // past `count` are zeros
       MR_UNROLL for (int g = 0; g < kCount; ++g) {
         const R w = weights[(g * kStepDepth + k) * kUnitStride + lane];
         const R* operand = rows + ((copies > 1 ? g : 0) * kStepDepth + k) * kRowStride;
@@ -63,16 +64,22 @@ struct SumsOfRow {
   R value[kCount];
 };
 
-// Where a thread stands: its block's first row and unit, its own unit and first row.
+MR_INLINE int32_t live_rows(const Steps& steps, int64_t step) {
+  return static_cast<int32_t>(live(steps, step));
+}
+
+// Where a thread stands: its block's first row and unit, its own unit and first row. In 32 bits, as
+// in 64 they took up to 24 more registers of a thread.
 struct StepTile {
-  int64_t row0, unit0, unit, row;
+  int32_t row0, unit0, unit, row;
 };
 MR_INLINE StepTile step_tile() {
   StepTile t;
-  t.row0 = static_cast<int64_t>(blockIdx.x) * kStepRows;
-  t.unit0 = static_cast<int64_t>(blockIdx.y) * kStepUnits;
-  t.unit = t.unit0 + threadIdx.x % kWarp;
-  t.row = t.row0 + threadIdx.x / kWarp * kStepRowsPerThread;
+  const int32_t thread = static_cast<int32_t>(threadIdx.x);
+  t.row0 = static_cast<int32_t>(blockIdx.x) * kStepRows;
+  t.unit0 = static_cast<int32_t>(blockIdx.y) * kStepUnits;
+  t.unit = t.unit0 + thread % kWarp;
+  t.row = t.row0 + thread / kWarp * kStepRowsPerThread;
   return t;
 }
 
@@ -220,7 +227,8 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(ForwardStep a) {
   MR_SHARED(memory);
   const Problem& p = a.call.problem;
   const Steps& steps = a.call.steps;
-  const int64_t rows = live(steps, a.step), H = p.units;
+  const int32_t rows = live_rows(steps, a.step);
+  const int64_t H = p.units;
   const StepTile t = step_tile();
   if (t.row0 >= rows) return;
   const R* h = static_cast<const R*>(a.states.h);
@@ -229,20 +237,20 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(ForwardStep a) {
   step_product<kTogether, false>(
       reinterpret_cast<R*>(memory), H, p.recurrent_dropout_gates > 1 ? kTogether : 1,
       [&](int g, int i, int64_t k) {
-        const int64_t row = t.row0 + i;
+        const int32_t row = t.row0 + i;
         if (row >= rows) return R(0);
         return h[state_row(a.call, a.states, a.step, row) * H + k] *
                dropout_at<Storage>(p.recurrent_dropout, p, g, steps.row[row], H, k);
       },
       [&](int g, int u, int64_t k) {
-        const int64_t unit = t.unit0 + u;
+        const int32_t unit = t.unit0 + u;
         return unit < H ? weights[(k * G + g) * H + unit] : R(0);
       },
       sum);
   if (t.unit >= H) return;
   const Acts acts(p);
   for (int r = 0; r < kStepRowsPerThread; ++r) {
-    const int64_t i = t.row + r;
+    const int32_t i = t.row + r;
     if (i >= rows) return;
     SumsOfRow<R, kTogether> own(sum, r);
     forward_formulas<CellT, Acts, Storage>(
@@ -256,7 +264,8 @@ __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a)
   constexpr int G = CellT::kGates;
   MR_SHARED(memory);
   const Problem& p = a.call.problem;
-  const int64_t rows = live(a.call.steps, a.step), H = p.units;
+  const int32_t rows = live_rows(a.call.steps, a.step);
+  const int64_t H = p.units;
   const StepTile t = step_tile();
   if (t.row0 >= rows) return;
   const R* reset_h = static_cast<const R*>(a.reset_h);
@@ -265,7 +274,7 @@ __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a)
   step_product<1, false>(
       reinterpret_cast<R*>(memory), H, 1,
       [&](int, int i, int64_t k) {
-        return t.row0 + i < rows ? reset_h[(t.row0 + i) * H + k] : R(0);
+        return t.row0 + i < rows ? reset_h[int64_t{t.row0 + i} * H + k] : R(0);
       },
       [&](int, int u, int64_t k) {
         return t.unit0 + u < H ? weights[(k * G + 2) * H + t.unit0 + u] : R(0);
@@ -274,7 +283,7 @@ __global__ void __launch_bounds__(kStepThreads) forward_candidate(ForwardStep a)
   if (t.unit >= H) return;
   const Acts acts(p);
   for (int r = 0; r < kStepRowsPerThread; ++r) {
-    const int64_t i = t.row + r;
+    const int32_t i = t.row + r;
     if (i >= rows) return;
     candidate_formulas<CellT, Acts, Storage>(
         a, acts, i, t.unit, forward_operands<CellT, Storage>(a, i, t.unit),
@@ -360,8 +369,9 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(BackwardStep a) {
   MR_SHARED(memory);
   const Problem& p = a.call.problem;
   const Steps& steps = a.call.steps;
-  const int64_t H = p.units, next_rows = a.from_next ? live(steps, a.step + 1) : 0;
-  const int64_t rows = a.pointwise ? live(steps, a.step) : next_rows;
+  const int64_t H = p.units;
+  const int32_t next_rows = a.from_next ? live_rows(steps, a.step + 1) : 0;
+  const int32_t rows = a.pointwise ? live_rows(steps, a.step) : next_rows;
   const StepTile t = step_tile();
   if (t.row0 >= rows) return;
   R sum[kStepRowsPerThread][kTogether];
@@ -372,11 +382,11 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(BackwardStep a) {
     step_product<kTogether, true>(
         reinterpret_cast<R*>(memory), H, kTogether,
         [&](int j, int i, int64_t k) {
-          return t.row0 + i < next_rows ? next[((t.row0 + i) * S + j) * H + k] : R(0);
+          return t.row0 + i < next_rows ? next[(int64_t{t.row0 + i} * S + j) * H + k] : R(0);
         },
         [&](int j, int u, int64_t k) {
           return t.unit0 + u < H
-                     ? weights[((t.unit0 + u) * G + CellT::recurrent_gate(j)) * H + k]
+                     ? weights[(int64_t{t.unit0 + u} * G + CellT::recurrent_gate(j)) * H + k]
                      : R(0);
         },
         sum);
@@ -385,7 +395,7 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(BackwardStep a) {
   const Acts acts(p);
   const int64_t u = t.unit;
   for (int r = 0; r < kStepRowsPerThread; ++r) {
-    const int64_t i = t.row + r;
+    const int32_t i = t.row + r;
     if (i >= rows) return;
     R& to = static_cast<R*>(a.d_h)[i * H + u];
     R d_h = to, d[S];
@@ -411,7 +421,8 @@ __global__ void __launch_bounds__(kStepThreads) backward_reset(BackwardStep a) {
   MR_SHARED(memory);
   const Problem& p = a.call.problem;
   const Steps& steps = a.call.steps;
-  const int64_t rows = live(steps, a.step), H = p.units;
+  const int32_t rows = live_rows(steps, a.step);
+  const int64_t H = p.units;
   const StepTile t = step_tile();
   if (t.row0 >= rows) return;
   const int64_t local = steps.offset[a.step] - steps.offset[a.call.first];
@@ -421,16 +432,16 @@ __global__ void __launch_bounds__(kStepThreads) backward_reset(BackwardStep a) {
   step_product<1, true>(
       reinterpret_cast<R*>(memory), H, 1,
       [&](int, int i, int64_t k) {
-        return t.row0 + i < rows ? d_gates[((t.row0 + i) * S + 2) * H + k] : R(0);
+        return t.row0 + i < rows ? d_gates[(int64_t{t.row0 + i} * S + 2) * H + k] : R(0);
       },
       [&](int, int u, int64_t k) {
-        return t.unit0 + u < H ? weights[((t.unit0 + u) * G + 2) * H + k] : R(0);
+        return t.unit0 + u < H ? weights[(int64_t{t.unit0 + u} * G + 2) * H + k] : R(0);
       },
       sum);
   if (t.unit >= H) return;
   const Acts acts(p);
   for (int r = 0; r < kStepRowsPerThread; ++r) {
-    const int64_t i = t.row + r;
+    const int32_t i = t.row + r;
     if (i >= rows) return;
     R d[S];
     reset_formulas<CellT, Acts, Storage>(
