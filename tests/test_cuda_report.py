@@ -73,3 +73,13 @@ def test_a_kernel_without_its_matrix_instructions(report):
 
 def test_kernels_are_picked_by_name(report):
     assert report(8, "--kernels", "general") == (0, [])
+
+
+CHECKED = SCRIPT.parents[1] / "build/cusim/cuda"
+
+
+@pytest.mark.skipif(not list(CHECKED.glob("sm_*.txt")), reason="make cuda-check has not run")
+def test_no_kernel_spills():
+    command = [sys.executable, SCRIPT, "--nvdisasm", ""]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -247,9 +247,11 @@ MR_INLINE void put_element(const ForwardStep& a, int32_t step, int64_t packed, i
 }
 
 // The steps [call.first, call.end); kUnits is a multiple of 16 * kBlocks, the cluster's size.
+// Cells of one gate ask for one block on a multiprocessor: for more, compilers spill.
 template <class CellT, class Acts, class Storage, int kUnits, int kBlocks>
 __global__ void __launch_bounds__(
-    ClusterShape{CellT::kGates, 4 / Operand<Storage>::kPacked, kUnits, kBlocks}.forward_threads())
+    ClusterShape{CellT::kGates, 4 / Operand<Storage>::kPacked, kUnits, kBlocks}.forward_threads(),
+    CellT::kGates == 1 ? 1 : 0)
     forward_cluster(ForwardStep a) {
   constexpr ClusterShape kShape{CellT::kGates, 4 / Operand<Storage>::kPacked, kUnits, kBlocks};
   constexpr int G = CellT::kGates, kTiles = kShape.forward_tiles_of_warp();

@@ -11,6 +11,7 @@
 #define MR_RESTRICT __restrict__
 #define MR_UNROLL _Pragma("unroll")  // a loop whose arrays have to be registers
 #define MR_UNROLL_BY_4 _Pragma("unroll 4")
+#define MR_NO_UNROLL _Pragma("unroll 1")
 #else
 #include "cusim/language.h"
 #include "cusim/matrix.h"
@@ -20,6 +21,7 @@
 #define MR_RESTRICT __restrict__
 #define MR_UNROLL
 #define MR_UNROLL_BY_4
+#define MR_NO_UNROLL
 #endif
 
 // Whether what is compiled may use clusters: primitives of 9.0 are left out below that.

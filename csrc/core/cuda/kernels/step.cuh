@@ -394,7 +394,8 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(BackwardStep a) {
   if (t.unit >= H) return;
   const Acts acts(p);
   const int64_t u = t.unit;
-  for (int r = 0; r < kStepRowsPerThread; ++r) {
+  // One row after the other: unrolled, it spills where the compiler wants 32 registers.
+  MR_NO_UNROLL for (int r = 0; r < kStepRowsPerThread; ++r) {
     const int32_t i = t.row + r;
     if (i >= rows) return;
     R& to = static_cast<R*>(a.d_h)[i * H + u];
