@@ -18,7 +18,7 @@ REPORT = """\
 ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function '{0}' for 'sm_90a'
 ptxas info    : Function properties for {0}
-    24 bytes stack frame, {spilled} bytes spill stores, 4 bytes spill loads
+    24 bytes stack frame, {stored} bytes spill stores, {loaded} bytes spill loads
 ptxas info    : Used 65 registers, used 1 barriers, 512 bytes smem
 ptxas info    : Compiling entry function '{1}' for 'sm_90a'
 ptxas info    : Function properties for {1}
@@ -39,8 +39,10 @@ CODE = """\
 
 @pytest.fixture
 def report(tmp_path):
-    def run(spilled, *options, names=NAMES):
-        (tmp_path / "sm_90a.txt").write_text(REPORT.format(*names, spilled=spilled))
+    def run(*options, spilled=(8, 4), names=NAMES):
+        stored, loaded = spilled
+        text = REPORT.format(*names, stored=stored, loaded=loaded)
+        (tmp_path / "sm_90a.txt").write_text(text)
         (tmp_path / "code").write_text(CODE.format(*names))
         program = tmp_path / "nvdisasm"
         program.write_text(f"#!/bin/sh\ncat {tmp_path}/code\n")
@@ -54,11 +56,11 @@ def report(tmp_path):
 
 
 def test_a_row_has_the_largest_of_its_instances(report):
-    assert report(8) == (1, [["resident_step", "2", "208", "512", "12", "2", "1", "1"]])
+    assert report() == (1, [["resident_step", "2", "208", "512", "12", "2", "1", "1"]])
 
 
 def test_every_instance_has_a_row(report):
-    assert report(8, "--every-instance")[1] == [
+    assert report("--every-instance")[1] == [
         ["resident_step<double>", "1", "208", "0", "0", "0", "0", "1"],
         ["resident_step<float>", "1", "65", "512", "12", "2", "1", "0"],
     ]
@@ -66,13 +68,13 @@ def test_every_instance_has_a_row(report):
 
 def test_a_kernel_without_its_matrix_instructions(report):
     names = [name.replace("13resident_step", "11matrix_step") for name in NAMES]
-    assert report(0, names=names)[0] == 0  # it should have none
+    assert report(spilled=(0, 0), names=names)[0] == 0  # it should have none
     names = [name.replace("13resident_step", "11step_matrix") for name in NAMES]
-    assert report(0, names=names)[0] == 1  # that of double has none
+    assert report(spilled=(0, 0), names=names)[0] == 1  # that of double has none
 
 
 def test_kernels_are_picked_by_name(report):
-    assert report(8, "--kernels", "general") == (0, [])
+    assert report("--kernels", "general") == (0, [])
 
 
 CHECKED = SCRIPT.parents[1] / "build/cusim/cuda"
