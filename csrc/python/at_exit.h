@@ -9,8 +9,6 @@
 
 namespace masked_rnn::python {
 
-inline std::terminate_handler handler_before = nullptr;
-
 inline bool interpreter_exits() {
 #if PY_VERSION_HEX >= 0x030D0000
   return Py_IsFinalizing();
@@ -25,6 +23,8 @@ inline bool interpreter_exits() {
 // stays where it is instead, as in Python 3.14, until the process has ended.
 inline void park_daemon_threads_at_exit() {
 #if PY_VERSION_HEX < 0x030E0000
+  static std::terminate_handler handler_before = nullptr;
+  if (handler_before != nullptr) return;  // the module is initialized again
   handler_before = std::set_terminate([] {
     const bool is_main = syscall(SYS_gettid) == getpid();
     if (!is_main && !std::current_exception() && interpreter_exits()) {
