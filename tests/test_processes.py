@@ -280,6 +280,7 @@ def test_numpy_calls_that_are_interrupted_or_still_run_at_the_end():
     run(
         NUMPY_CALLS
         + """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     for _ in range(5):
         timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
@@ -334,6 +335,7 @@ def test_fit_that_is_interrupted_goes_on_and_the_interpreter_ends_with_calls_in_
     for a, b in zip(first, train(theirs)):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     for _ in range(3):
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
