@@ -99,10 +99,10 @@ def poison_masked(arguments):
     return dict(arguments, inputs=inputs)
 
 
-def check(case, cell, dtype):
+def check(case, cell, dtype, tolerance=None):
     arguments, gradients = cases.make_arrays(case, cell, dtype)
     got = run(cell, poison_masked(arguments), gradients)
-    cases.check_close(got, cases.expected(case, cell, dtype), dtype)
+    cases.check_close(got, cases.expected(case, cell, dtype), dtype, tolerance)
     # an inference call keeps nothing, and gives the same bits
     plain, reserve = forward(cell, poison_masked(arguments))
     check_same_bits(plain, {name: got[name] for name in FORWARD_RESULTS})
@@ -154,18 +154,64 @@ def test_types(number, case, kernel, dtype, cell, setting):
 PER_ROW = (*FORWARD_RESULTS, "d_inputs", "d_initial_h", "d_initial_c")
 
 
+def check_orders_of_threads(case, cell, dtype, setting):
+    arguments, gradients = cases.make_arrays(case, cell, dtype)
+    want = run(cell, arguments, gradients)
+    for order in ("lifo", "1", "2", "fifo"):
+        setting(CUSIM_ORDER=order)
+        check_same_bits(run(cell, arguments, gradients), want)
+
+
+def check_any_batch(batch, cell, dtype, setting):
+    """A row has the same bits in any batch; chunks of steps do not matter to it either."""
+    arguments, gradients = cases.make_arrays(Case(batch, 6, 5, 35, mask="mixed"), cell, dtype)
+    everything = run(cell, arguments, gradients)
+    for rows in ([3], [batch - 1, 0, 7], list(range(batch - 1, -1, -1))):
+        alone = run(cell, take_rows(arguments, rows), take_rows(gradients, rows))
+        check_same_bits(rows_of(alone, slice(None)), rows_of(everything, rows))
+    setting(CUSIM_CHUNK_ROWS="20")
+    check_same_bits(run(cell, arguments, gradients), everything, PER_ROW)
+
+
+def check_nan_stays_in_its_row(cell):
+    arguments, _ = cases.make_arrays(Case(17, 6, 3, 35, mask="none"), cell, "float32")
+    want, _ = forward(cell, arguments)
+    poisoned = dict(arguments, inputs=arguments["inputs"].copy())
+    poisoned["inputs"][5, 2, 1] = np.nan
+    got, _ = forward(cell, poisoned)
+    assert np.isnan(got["outputs"][5, 2:]).all() and np.isnan(got["state_h"][5]).all()
+    others = np.arange(17) != 5
+    for name in FORWARD_RESULTS[: 3 if cell == "lstm" else 2]:
+        assert got[name][others].tobytes() == want[name][others].tobytes()
+
+
+def check_absent_gradients(cell, dtype):
+    """They count as zeros."""
+    arguments, gradients = cases.make_arrays(Case(), cell, dtype)
+    _, reserve = forward(cell, arguments, keep_reserve=True)
+    for name in (name for name, given in gradients.items() if given is not None):
+        zero = dict(gradients, **{name: np.zeros_like(gradients[name])})
+        absent = dict(gradients, **{name: None})
+        check_same_bits(
+            backward(cell, arguments, absent, reserve), backward(cell, arguments, zero, reserve)
+        )
+
+
+def check_no_steps(case, cell, dtype):
+    arguments, gradients = cases.make_arrays(case, cell, dtype)
+    got = run(cell, arguments, gradients)
+    cases.check_close(got, cases.expected(case, cell, dtype), dtype, tolerance=0)
+    check_same_bits(got, {"state_h": arguments["initial_h"], "state_c": arguments["initial_c"]})
+
+
 @every_cell
 @every_kernel
 @pytest.mark.parametrize("library", ["0", "1"])
 def test_bits_do_not_depend_on_the_order_of_threads(library, kernel, cell, setting):
     setting(**settings_of(kernel, 1))
     case = Case(17, 9, 5, 35, mask="mixed", input_dropout="per_gate", recurrent_dropout="per_gate")
-    arguments, gradients = cases.make_arrays(case, cell, "float32")
     setting(CUSIM_LIBRARY=library, CUSIM_ORDER="fifo")
-    want = run(cell, arguments, gradients)
-    for order in ("lifo", "1", "2", "fifo"):
-        setting(CUSIM_ORDER=order)
-        check_same_bits(run(cell, arguments, gradients), want)
+    check_orders_of_threads(case, cell, "float32", setting)
 
 
 @every_cell
@@ -174,13 +220,7 @@ def test_bits_do_not_depend_on_the_order_of_threads(library, kernel, cell, setti
 def test_a_row_is_the_same_in_any_batch(kernel, dtype, cell, setting):
     """Under op determinism no library is asked, and neither the batch nor the chunks matter."""
     setting(CUSIM_KERNEL=kernel, CUSIM_DETERMINISTIC="1", CUSIM_LIBRARY="1")
-    arguments, gradients = cases.make_arrays(Case(19, 6, 5, 35, mask="mixed"), cell, dtype)
-    everything = run(cell, arguments, gradients)
-    for rows in ([3], [18, 0, 7], list(range(18, -1, -1))):
-        alone = run(cell, take_rows(arguments, rows), take_rows(gradients, rows))
-        check_same_bits(rows_of(alone, slice(None)), rows_of(everything, rows))
-    setting(CUSIM_CHUNK_ROWS="20")
-    check_same_bits(run(cell, arguments, gradients), everything, PER_ROW)
+    check_any_batch(19, cell, dtype, setting)
 
 
 @every_cell
@@ -196,27 +236,12 @@ def test_long_sums_are_split(cell, setting):
 @every_kernel
 def test_nan_at_a_real_step_stays_in_its_row(kernel, cell, setting):
     setting(**settings_of(kernel, 1))
-    arguments, _ = cases.make_arrays(Case(17, 6, 3, 35, mask="none"), cell, "float32")
-    want, _ = forward(cell, arguments)
-    poisoned = dict(arguments, inputs=arguments["inputs"].copy())
-    poisoned["inputs"][5, 2, 1] = np.nan
-    got, _ = forward(cell, poisoned)
-    assert np.isnan(got["outputs"][5, 2:]).all() and np.isnan(got["state_h"][5]).all()
-    others = np.arange(17) != 5
-    for name in FORWARD_RESULTS[: 3 if cell == "lstm" else 2]:
-        assert got[name][others].tobytes() == want[name][others].tobytes()
+    check_nan_stays_in_its_row(cell)
 
 
 @every_cell
 def test_incoming_gradients_may_be_absent(cell):
-    arguments, gradients = cases.make_arrays(Case(), cell, "float32")
-    _, reserve = forward(cell, arguments, keep_reserve=True)
-    for name in (name for name, given in gradients.items() if given is not None):
-        zero = dict(gradients, **{name: np.zeros_like(gradients[name])})
-        absent = dict(gradients, **{name: None})
-        check_same_bits(
-            backward(cell, arguments, absent, reserve), backward(cell, arguments, zero, reserve)
-        )
+    check_absent_gradients(cell, "float32")
 
 
 @every_cell
@@ -225,10 +250,7 @@ def test_incoming_gradients_may_be_absent(cell):
 @pytest.mark.parametrize("sizes", [(0, 7), (5, 0), (0, 0)], ids=["B0", "T0", "B0T0"])
 def test_empty_batch_and_no_time_steps(sizes, mask, return_sequences, cell):
     case = Case(*sizes, mask=mask, return_sequences=return_sequences)
-    arguments, gradients = cases.make_arrays(case, cell, "float32")
-    got = run(cell, arguments, gradients)
-    cases.check_close(got, cases.expected(case, cell, "float32"), "float32", tolerance=0)
-    check_same_bits(got, {"state_h": arguments["initial_h"], "state_c": arguments["initial_c"]})
+    check_no_steps(case, cell, "float32")
 
 
 @every_cell

@@ -4,15 +4,12 @@ ones."""
 
 import itertools
 
-import numpy as np
 import pytest
 
-from . import cases
-from .cases import CELLS, FORWARD_RESULTS, MATRIX_TOLERANCE, Case
-from .test_core import check_same_bits, rows_of, take_rows
-from .test_cuda import (
-    OPTIONS, PER_ROW, REST, backward, forward, poison_masked, pytestmark, run, setting,
-)  # fmt: skip
+from . import cases, test_cuda
+from .cases import CELLS, MATRIX_TOLERANCE, Case
+from .test_core import check_same_bits
+from .test_cuda import OPTIONS, REST, forward, pytestmark, run, setting
 
 __all__ = ["pytestmark", "setting"]
 
@@ -41,11 +38,7 @@ def matrix(setting):
 
 
 def check(case, cell, dtype):
-    arguments, gradients = cases.make_arrays(case, cell, dtype)
-    got = run(cell, poison_masked(arguments), gradients)
-    cases.check_close(got, cases.expected(case, cell, dtype), dtype, MATRIX_TOLERANCE[dtype])
-    plain, _ = forward(cell, poison_masked(arguments))
-    check_same_bits(plain, {name: got[name] for name in FORWARD_RESULTS})
+    test_cuda.check(case, cell, dtype, MATRIX_TOLERANCE[dtype])
 
 
 @every_cell
@@ -80,11 +73,7 @@ def test_many_rows(dropout, dtype, cell, setting):
 def test_bits_do_not_depend_on_the_order_of_threads(dtype, cell, setting):
     setting(CUSIM_UNITS="8")
     case = Case(17, 9, 5, 35, mask="mixed", input_dropout="per_gate", recurrent_dropout="per_gate")
-    arguments, gradients = cases.make_arrays(case, cell, dtype)
-    want = run(cell, arguments, gradients)
-    for order in ("lifo", "1", "2", "fifo"):
-        setting(CUSIM_ORDER=order)
-        check_same_bits(run(cell, arguments, gradients), want)
+    test_cuda.check_orders_of_threads(case, cell, dtype, setting)
 
 
 @every_cell
@@ -92,47 +81,23 @@ def test_bits_do_not_depend_on_the_order_of_threads(dtype, cell, setting):
 @pytest.mark.parametrize("units", ["0", "8"])
 def test_a_row_is_the_same_in_any_batch(units, dtype, cell, setting):
     setting(CUSIM_DETERMINISTIC="1", CUSIM_UNITS=units, CUSIM_MULTIPROCESSORS="8")
-    arguments, gradients = cases.make_arrays(Case(35, 6, 5, 35, mask="mixed"), cell, dtype)
-    everything = run(cell, arguments, gradients)
-    for rows in ([3], [34, 0, 7], list(range(34, -1, -1))):
-        alone = run(cell, take_rows(arguments, rows), take_rows(gradients, rows))
-        check_same_bits(rows_of(alone, slice(None)), rows_of(everything, rows))
-    setting(CUSIM_CHUNK_ROWS="20")
-    check_same_bits(run(cell, arguments, gradients), everything, PER_ROW)
+    test_cuda.check_any_batch(35, cell, dtype, setting)
 
 
 @every_cell
 def test_nan_at_a_real_step_stays_in_its_row(cell):
-    arguments, _ = cases.make_arrays(Case(17, 6, 3, 35, mask="none"), cell, "float32")
-    want, _ = forward(cell, arguments)
-    poisoned = dict(arguments, inputs=arguments["inputs"].copy())
-    poisoned["inputs"][5, 2, 1] = np.nan
-    got, _ = forward(cell, poisoned)
-    assert np.isnan(got["outputs"][5, 2:]).all() and np.isnan(got["state_h"][5]).all()
-    others = np.arange(17) != 5
-    for name in FORWARD_RESULTS[: 3 if cell == "lstm" else 2]:
-        assert got[name][others].tobytes() == want[name][others].tobytes()
+    test_cuda.check_nan_stays_in_its_row(cell)
 
 
 @every_cell
 def test_incoming_gradients_may_be_absent(cell):
-    arguments, gradients = cases.make_arrays(Case(), cell, "bfloat16")
-    _, reserve = forward(cell, arguments, keep_reserve=True)
-    for name in (name for name, given in gradients.items() if given is not None):
-        zero = dict(gradients, **{name: np.zeros_like(gradients[name])})
-        absent = dict(gradients, **{name: None})
-        check_same_bits(
-            backward(cell, arguments, absent, reserve), backward(cell, arguments, zero, reserve)
-        )
+    test_cuda.check_absent_gradients(cell, "bfloat16")
 
 
 @every_cell
 @pytest.mark.parametrize("sizes", [(0, 7), (5, 0), (0, 0)], ids=["B0", "T0", "B0T0"])
 def test_empty_batch_and_no_time_steps(sizes, cell):
-    case = Case(*sizes, mask="all_ones")
-    arguments, gradients = cases.make_arrays(case, cell, "bfloat16")
-    got = run(cell, arguments, gradients)
-    cases.check_close(got, cases.expected(case, cell, "bfloat16"), "bfloat16", tolerance=0)
+    test_cuda.check_no_steps(Case(*sizes, mask="all_ones"), cell, "bfloat16")
 
 
 @every_cell
