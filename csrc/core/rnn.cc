@@ -57,6 +57,7 @@ struct Plan::State {
 
   void deal(Split how) {
     split = how;
+    expect_call(split.threads());
     make_schedule("real steps", schedule.real_steps(),
                   [&] { schedule.deal(problem, split.groups); });
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace masked_rnn {
 
@@ -24,19 +25,29 @@ int64_t Schedule::real_steps() const {
   return std::accumulate(count.begin(), count.end(), int64_t{0});
 }
 
-void Schedule::deal(const Problem& p, int number_of_groups) {
-  std::vector<int64_t> order;
-  order.reserve(count.size());
-  for (int64_t b = 0; b < p.batch; ++b) {
-    if (count[b] > 0) order.push_back(b);
-  }
-  std::stable_sort(order.begin(), order.end(),
-                   [this](int64_t a, int64_t b) { return count[a] > count[b]; });
+namespace {
 
+// Rows that have a real step, by their number of them, most first; equal ones in their order.
+std::vector<int64_t> sorted_rows(const std::vector<int64_t>& count) {
+  const int64_t most = count.empty() ? 0 : *std::max_element(count.begin(), count.end());
+  std::vector<int64_t> place(most + 1);  // of the next row with that many
+  for (int64_t c : count) ++place[c];
+  int64_t rows = 0;
+  for (int64_t c = most; c > 0; --c) rows += std::exchange(place[c], rows);
+  std::vector<int64_t> order(rows);
+  for (size_t b = 0; b < count.size(); ++b) {
+    if (count[b] > 0) order[place[count[b]]++] = static_cast<int64_t>(b);
+  }
+  return order;
+}
+
+}  // namespace
+
+void Schedule::deal(const Problem& p, int number_of_groups) {
   // Longest row first, to the group with the least work: groups differ by one row at most.
   groups.assign(number_of_groups, {});
   std::vector<int64_t> work(number_of_groups, 0);
-  for (int64_t b : order) {
+  for (int64_t b : sorted_rows(count)) {
     const auto least = std::min_element(work.begin(), work.end()) - work.begin();
     groups[least].row.push_back(b);
     work[least] += count[b];
