@@ -274,6 +274,7 @@ struct Backward : Worker<Storage> {
   void add_output_gradients(Range units, int64_t s) const {
     const int64_t live_next = group.live_after(s);
     for (int64_t i = 0; i < group.live[s]; ++i) {
+      this->fetch_ahead(d_outputs, p.units, &group.output[group.offset[s]], i, group.live[s]);
       const int64_t first = group.output[group.offset[s] + i];
       int64_t last = first + 1;
       if (!p.zero_output_for_mask) {

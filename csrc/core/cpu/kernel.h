@@ -72,6 +72,7 @@ struct Worker {
     const int64_t masks = p.input_dropout_gates;
     for (int64_t r = mine.begin; r < mine.end; ++r) {
       const int64_t source = group.input[begin + r];
+      fetch_ahead(in(p.inputs), p.features, &group.input[begin], r, mine.end);
       const Storage* from = in(p.inputs) + source * p.features;
       for (int64_t f = 0; f < feature_blocks; ++f) {
         const V x = load_first(from + f * kVector, first_of(p.features, f));
@@ -83,6 +84,16 @@ struct Worker {
         }
       }
     }
+  }
+
+  // The rows of a step lie far from each other, on a page each, where no prefetcher of the machine
+  // finds them: row at[i + 8] of an array is asked for while row at[i] is worked on.
+  static MR_INLINE void fetch_ahead(const Storage* array, int64_t width, const int64_t* at,
+                                    int64_t i, int64_t rows) {
+    constexpr int64_t kAhead = 8;
+    if (i + kAhead >= rows) return;
+    const Storage* row = array + at[i + kAhead] * width;
+    for (int64_t k = 0; k < width; k += 64 / int64_t{sizeof(Storage)}) __builtin_prefetch(row + k);
   }
 
   // A block of row b of mask d of a [D,B,width] dropout array.
