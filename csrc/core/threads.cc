@@ -4,6 +4,8 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -57,8 +59,7 @@ void wait_until(std::atomic<uint32_t>& flag, const Leave& leave) {
 struct Task {
   void (*job)(void*, int);
   void* argument;
-  int number;      // of the thread in the call
-  bool may_go_back;  // the worker hesitates, as somebody else may come for it
+  int number;  // of the thread in the call
 };
 
 // A pool thread. Lives as long as the process: a pool that joins at exit can deadlock with an
@@ -77,7 +78,7 @@ class Worker {
     thread.detach();
   }
 
-  // The pool calls these two under its lock.
+  // The thread of the call itself calls these two, under the pool's lock.
 
   void wake() {
     if (!asleep_.load(std::memory_order_relaxed)) return;
@@ -100,7 +101,6 @@ class Worker {
   void work() {
     for (;;) {
       wait_for_task();
-      if (task_.may_go_back && !is_left_alone()) continue;
       if (!change(kAssigned, kRunning)) continue;
       task_.job(task_.argument, task_.number);
       set(kIdle);
@@ -132,10 +132,6 @@ class Worker {
     kept_off_ = core;
   }
 
-  bool is_left_alone() const {
-    return !spin_until(state_, [](uint32_t s) { return s != kAssigned; }, kHesitation);
-  }
-
   bool change(uint32_t from, State to) {
     return state_.compare_exchange_strong(from, to, std::memory_order_acq_rel);
   }
@@ -151,7 +147,6 @@ class Worker {
   int kept_off_ = -1;  // a core
   cpu_set_t allowed_{}, narrowed_{};  // the affinity mask with and without it
 
-  static constexpr int kHesitation = kSpins;  // in which a thread that calls in a loop comes again
   static constexpr int kExpectingSpins = 8 * kSpins;
 };
 
@@ -160,6 +155,7 @@ struct Call {
   void (*job)(void*, int);
   void* argument;
   int wanted;  // threads
+  size_t at_once = 1;  // calls, this one among them, at most
   std::vector<Worker*> workers{};
   std::atomic<uint32_t> started{0};
 
@@ -172,15 +168,27 @@ class Pool {
     Call call{job, argument, threads};
     arrive(call);
     call.started.wait(0, std::memory_order_acquire);
+    current_ = &call;
     job(argument, 0);
+    current_ = nullptr;
     leave(call);
   }
 
   void expect(int threads) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const int idle = static_cast<int>(idle_.size());
-    const int count = std::min({threads - 1, free() - 1, idle});
-    for (int i = 0; i < count; ++i) idle_[idle - 1 - i]->wake();  // share_out starts at the end
+    const int count = std::min({threads - 1, free() - 1, share(calls_.size() + 1) - 1, idle});
+    for (int i = 0; i < count; ++i) idle_[idle - 1 - i]->wake();  // those that hand_out takes
+    if (spare_since_.load(std::memory_order_relaxed) != kNever) {
+      spare_since_.store(now(), std::memory_order_relaxed);
+    }
+  }
+
+  void ask_for_more() {
+    const int64_t since = spare_since_.load(std::memory_order_relaxed);
+    if (since == kNever || current_ == nullptr || now() - since < kPatience) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    hand_out(*current_, size_);
   }
 
  private:
@@ -197,13 +205,16 @@ class Pool {
     }
     wanted_workers_ += call.wanted - 1;
     calls_.push_back(&call);
+    for (Call* c : calls_) c->at_once = std::max(c->at_once, calls_.size());
     take_back_for(call);
-    share_out(false);
+    start_calls();
+    if (running_ == calls_.size()) hand_out(call, share(calls_.size()));
   }
 
   void leave(Call& call) {
     {
-      const std::lock_guard<std::mutex> lock(mutex_);  // and no more workers come
+      const std::lock_guard<std::mutex> lock(mutex_);  // and no workers are taken back
+      at_once_ = call.at_once;
       calls_.erase(std::find(calls_.begin(), calls_.end(), &call));
       --running_;
     }
@@ -215,7 +226,8 @@ class Pool {
     busy_ -= call.threads();
     if (calls_.empty()) size_ = default_threads();
     idle_.insert(idle_.end(), call.workers.begin(), call.workers.end());
-    share_out(true);
+    start_calls();
+    note_spare();
   }
 
   // The following need mutex_.
@@ -246,28 +258,53 @@ class Pool {
     }
   }
 
-  // Starts calls in the order they came, then gives the call with the fewest threads one more, as
-  // long as there are any.
-  void share_out(bool may_go_back) {
+  // In the order they came.
+  void start_calls() {
     for (; free() > 0 && running_ < calls_.size(); ++busy_, ++running_) {
       Call& call = *calls_[running_];
       call.started.store(1, std::memory_order_release);
       call.started.notify_all();
     }
-    while (free() > 0) {
-      Call* least = nullptr;
-      for (size_t i = 0; i < running_; ++i) {
-        Call* call = calls_[i];
-        const bool wants = call->threads() < call->wanted;
-        if (wants && (!least || call->threads() < least->threads())) least = call;
-      }
-      if (!least) return;
+  }
+
+  // Of one of so many calls, or of as many as there were beside the last: they come again.
+  int share(size_t calls) const {
+    return std::max(1, size_ / static_cast<int>(std::max(calls, at_once_)));
+  }
+
+  // To the caller's own call, unless another wants some and has fewer: that one will ask too.
+  void hand_out(Call& call, int most) {
+    const int wanted = std::min(call.wanted, most);
+    while (free() > 0 && call.threads() < wanted && !has_more_than_another(call)) {
       Worker* worker = idle_.back();
       idle_.pop_back();
-      worker->assign({least->job, least->argument, least->threads(), may_go_back});
-      least->workers.push_back(worker);
+      worker->assign({call.job, call.argument, call.threads()});
+      call.workers.push_back(worker);
       ++busy_;
     }
+    note_spare();
+  }
+
+  bool has_more_than_another(const Call& call) const {
+    return std::any_of(calls_.begin(), calls_.begin() + running_, [&](const Call* other) {
+      return other->threads() < std::min(other->wanted, call.threads());
+    });
+  }
+
+  void note_spare() {
+    const bool wanted = std::any_of(calls_.begin(), calls_.begin() + running_, [](const Call* c) {
+      return c->threads() < c->wanted;
+    });
+    if (free() == 0 || !wanted) {
+      spare_since_.store(kNever, std::memory_order_relaxed);
+    } else if (spare_since_.load(std::memory_order_relaxed) == kNever) {
+      spare_since_.store(now(), std::memory_order_relaxed);
+    }
+  }
+
+  static int64_t now() {
+    const auto time = std::chrono::steady_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
   }
 
   std::mutex mutex_;
@@ -278,7 +315,15 @@ class Pool {
   int wanted_workers_ = 0;  // by all calls
   int size_ = default_threads();  // more where a call asks for more
   int busy_ = 0;                  // threads, of `size_`
+
+  static constexpr int64_t kNever = INT64_MIN;
+  std::atomic<int64_t> spare_since_{kNever};  // ns; that threads are free which a call wants
+  size_t at_once_ = 1;  // calls, while the last to end was there
+  static constexpr int64_t kPatience = 100'000;  // ns; who calls in a loop comes again in less
+  static thread_local Call* current_;  // that this thread has made
 };
+
+thread_local Call* Pool::current_ = nullptr;
 
 }  // namespace
 
@@ -305,6 +350,10 @@ void run_on_threads(int threads, void (*job)(void*, int), void* argument) {
 
 void expect_call(int threads) {
   if (threads > 1) of_process<Pool>().expect(threads);
+}
+
+void Member::ask_for_more() const {
+  if (!alone_) of_process<Pool>().ask_for_more();
 }
 
 bool Member::begin(int item) {

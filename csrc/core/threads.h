@@ -23,7 +23,7 @@ constexpr int kMostThreads = 1024;  // that a call uses, however many it asks fo
 // All calls share as many threads as the largest asks for. Each begins with one at least, in the
 // order they come, and waits where there is none: more runnable threads than cores would stall
 // every one of them. Calls that come at once share the threads, which saves them meeting each
-// other, and the last to end has all.
+// other; a call that runs on when another has ended asks for its threads, see Member.
 void run_on_threads(int threads, void (*job)(void* argument, int thread), void* argument);
 
 // Says that such a call comes soon: pool threads that sleep wake up meanwhile, which takes 30 to
@@ -52,6 +52,10 @@ class Member {
  public:
   Member(Team& team, int number, int threads)
       : items_(team.items_.get()), number_(number), alone_(threads == 1) {}
+
+  // Takes threads that no call has had for 0.1 ms, if this call wants more. Cheap where there are
+  // none.
+  void ask_for_more() const;
 
   template <class F>
   void each(int items, const F& f) {

@@ -63,6 +63,7 @@ struct Backward : Worker<Storage> {
   // that step's gradients of all units, and gives d_h of this thread's own.
   void time_loop() const {
     for (int64_t end = group.steps(); end > 0;) {
+      this->member.ask_for_more();
       const int64_t begin = chunk_begin(group, end), start = group.offset[begin];
       for (int64_t s = end - 1; s >= begin; --s) {
         this->each_part([&](int part) {
