@@ -1,6 +1,7 @@
 """Threads, forks, interrupts and the end of the interpreter: nothing hangs or is left over, and the
 numbers stay right."""
 
+import os
 import threading
 
 import numpy as np
@@ -157,6 +158,53 @@ NUMPY_CALLS = """
     # Each says whether its numbers are right. The larger two use three threads.
     right = [call_on(batch) for batch in (1, 3, 24, 64)]
 """
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_the_affinity_of_pool_threads_leaves_the_callers_core_and_nothing_else():
+    output = run(
+        """
+        import os, time
+        import numpy as np
+        import masked_rnn.numpy as rnn
+
+        cpus = os.sched_getaffinity(0)
+        own = {int(t) for t in os.listdir("/proc/self/task")}
+        inputs = np.zeros((64, 20, 8), "float32")
+        weights = [np.zeros(s, "float32") for s in ((8, 192), (64, 192), (2, 192))]
+
+        def call():
+            time.sleep(0.01)  # a pool thread falls asleep, unless others keep it from its core
+            rnn.gru(inputs, *weights)
+
+        def call_until_the_worker_may_use(cores):
+            for _ in range(1000):
+                call()
+                if os.sched_getaffinity(worker) == cores:
+                    return
+            raise AssertionError((os.sched_getaffinity(worker), cores))
+
+        call()
+        (worker,) = {int(t) for t in os.listdir("/proc/self/task")} - own
+        assert os.sched_getaffinity(0) == cpus  # of the caller: as before
+
+        first, second = sorted(cpus)[:2]
+        for core in (first, second, first):
+            os.sched_setaffinity(0, {core})
+            call_until_the_worker_may_use(cpus - {core})
+            assert os.sched_getaffinity(0) == {core}
+
+        os.sched_setaffinity(worker, {first})  # as taskset does
+        for core in (second, first):  # the second time, no core would be left
+            os.sched_setaffinity(0, {core})
+            call()
+            assert os.sched_getaffinity(worker) == {first}
+        print("done")
+        """,
+        MASKED_RNN_NUM_THREADS="2",
+        OPENBLAS_NUM_THREADS="1",
+    )
+    assert output == "done\n"
 
 
 def test_no_more_threads_than_asked_for_are_left():

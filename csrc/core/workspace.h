@@ -1,14 +1,16 @@
-// Memory that a call needs while it runs.
+// Memory that a call needs while it runs, and what NumPy calls keep for the gradient.
 #pragma once
 
 #include <cstddef>
+
+#include "params.h"
 
 namespace masked_rnn {
 
 // A block aligned to a cache line, from a small process-wide cache: fresh pages cost 0.1 ms/MB
 // in page faults, as much as the arithmetic of a short call. Contents are undefined: compiled with
 // MASKED_RNN_POISON, for the tests, they are NaN in every element type.
-class Workspace {
+class MASKED_RNN_API Workspace {
  public:
   explicit Workspace(size_t bytes);  // throws ResourceExhausted
   ~Workspace();

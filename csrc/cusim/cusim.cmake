@@ -21,7 +21,8 @@ if(MASKED_RNN_SANITIZE)
   endif()
 endif()
 
-set(cusim_sources csrc/core/check.cc csrc/core/names.cc)
+set(cusim_sources csrc/core/check.cc csrc/core/names.cc
+    csrc/core/per_process.cc csrc/core/workspace.cc)  # NumPy arrays of a reserve
 foreach(name choose cluster general instances memory queue resident rnn)
   list(APPEND cusim_sources csrc/core/cuda/${name}.cc)
 endforeach()

@@ -10,6 +10,7 @@
 #include "gil.h"
 #include "names.h"
 #include "rnn.h"
+#include "workspace.h"
 
 namespace masked_rnn::python {
 
@@ -97,6 +98,16 @@ class Results {
   std::optional<py::tuple> given_;
 };
 
+// In memory of the workspace cache, as the reserve of a vjp lives no longer than the call: from NumPy
+// it would come with fresh pages, 805 page faults a call at LSTM 256,50,128,256.
+inline py::array_t<uint8_t> reserve_array(int64_t bytes) {
+  auto memory = std::make_unique<Workspace>(static_cast<size_t>(bytes));
+  auto* data = reinterpret_cast<uint8_t*>(memory->data());
+  const py::capsule owner(memory.get(), [](void* p) { delete static_cast<Workspace*>(p); });
+  memory.release();
+  return py::array_t<uint8_t>(bytes, data, owner);
+}
+
 template <class PlanT>
 py::tuple forward(const std::string& cell, const py::array& inputs, const py::array& kernel,
                   const py::array& recurrent_kernel, const Optional& bias, const Optional& mask,
@@ -123,11 +134,9 @@ py::tuple forward(const std::string& cell, const py::array& inputs, const py::ar
   }
   const PlanT plan(call.problem, call.options);
   if (keep_reserve) {
-    // NumPy aligns to 16 bytes only: that much more than a line is asked for.
-    py::array_t<uint8_t> bytes(plan.reserve_bytes() + 64);
-    const auto skip = (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64) % 64;
-    results.reserve = bytes.mutable_data() + skip;
-    reserve = bytes[py::slice(skip, skip + plan.reserve_bytes(), 1)];
+    auto bytes = reserve_array(plan.reserve_bytes());
+    results.reserve = bytes.mutable_data();
+    reserve = std::move(bytes);
   }
   {
     const WithoutGil without_gil(!plan.is_short());
