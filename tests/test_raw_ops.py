@@ -236,6 +236,7 @@ def test_a_reserve_of_another_call(cell):
         (cell, tensors_of(cell, sizes=(4, 4, 2, 5))),
         (cell, tensors_of(cell, mask="none")),
         (cell, {**tensors, "mask": tf.reverse(tensors["mask"], [0])}),
+        (cell, {**tensors, "mask": tf.reverse(tensors["mask"], [1])}),  # of the same lengths
         (cell, {**tensors, "inputs": tf.pad(tensors["inputs"], [[0, 0], [0, 0], [0, 1]]),
                 "kernel": tf.pad(tensors["kernel"], [[0, 1], [0, 0]])}),
     ]  # fmt: skip

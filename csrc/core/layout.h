@@ -95,7 +95,7 @@ struct ReserveHeader {
   uint64_t magic;
   int32_t cell, dtype, activations, groups;
   int64_t vector, units, real_steps, bytes;
-  uint64_t rows;  // a hash of the direction, the sizes and every row's number of real steps
+  uint64_t steps;  // a hash of the direction, the sizes and which steps are real
 };
 constexpr int64_t kReserveHeaderBytes = 64;
 static_assert(sizeof(ReserveHeader) <= kReserveHeaderBytes);
