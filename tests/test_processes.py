@@ -132,34 +132,6 @@ def test_a_dataset_that_maps_in_four_threads():
     same_bits([np.concatenate(list(got.as_numpy_iterator()))], [want])
 
 
-NUMPY_CALLS = """
-    import os, signal, sys, threading, time
-    import numpy as np
-    import masked_rnn.numpy
-
-    rng = np.random.default_rng(0)
-
-    def call_on(batch):
-        x = rng.standard_normal((batch, 7, 16))
-        arguments = [x, rng.standard_normal((16, 144)) / 9, rng.standard_normal((48, 144)) / 9]
-        mask, d_outputs = rng.random((batch, 7)) < 0.5, rng.standard_normal((batch, 7, 48))
-
-        def call():
-            return masked_rnn.numpy.gru_vjp(*arguments, mask=mask, d_outputs=d_outputs)
-
-        want = call()
-        return lambda: all(
-            a is b is None or a.tobytes() == b.tobytes() for a, b in zip(call(), want)
-        )
-
-    def threads_now():
-        return len(os.listdir("/proc/self/task"))
-
-    # Each says whether its numbers are right. The larger two use three threads.
-    right = [call_on(batch) for batch in (1, 3, 24, 64)]
-"""
-
-
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 def test_the_affinity_of_pool_threads_leaves_the_callers_core_and_nothing_else():
     output = run(
@@ -205,6 +177,34 @@ def test_the_affinity_of_pool_threads_leaves_the_callers_core_and_nothing_else()
         OPENBLAS_NUM_THREADS="1",
     )
     assert output == "done\n"
+
+
+NUMPY_CALLS = """
+    import os, signal, sys, threading, time
+    import numpy as np
+    import masked_rnn.numpy
+
+    rng = np.random.default_rng(0)
+
+    def call_on(batch):
+        x = rng.standard_normal((batch, 7, 16))
+        arguments = [x, rng.standard_normal((16, 144)) / 9, rng.standard_normal((48, 144)) / 9]
+        mask, d_outputs = rng.random((batch, 7)) < 0.5, rng.standard_normal((batch, 7, 48))
+
+        def call():
+            return masked_rnn.numpy.gru_vjp(*arguments, mask=mask, d_outputs=d_outputs)
+
+        want = call()
+        return lambda: all(
+            a is b is None or a.tobytes() == b.tobytes() for a, b in zip(call(), want)
+        )
+
+    def threads_now():
+        return len(os.listdir("/proc/self/task"))
+
+    # Each says whether its numbers are right. The larger two use three threads.
+    right = [call_on(batch) for batch in (1, 3, 24, 64)]
+"""
 
 
 def test_no_more_threads_than_asked_for_are_left():

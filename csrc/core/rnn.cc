@@ -20,35 +20,27 @@ namespace {
 
 constexpr uint64_t kMagic = 0x6d61736b726e6e31;  // "maskrnn1"
 
-// FNV-1a, a number at a time.
-class Hash {
- public:
-  void add(int64_t x) {
-    value_ = (value_ ^ static_cast<uint64_t>(x)) * 0x100000001b3;
-    value_ ^= value_ >> 32;
-  }
-  uint64_t value() const { return value_; }
-
- private:
-  uint64_t value_ = 0xcbf29ce484222325;
-};
-
-// Of everything that the order of a reserve depends on: which steps are real, of which rows.
+// Of everything that the order of a reserve depends on: which steps are real, of which rows. FNV-1a,
+// a number at a time.
 uint64_t hash_steps(const Problem& p, const std::vector<int64_t>& real_steps) {
-  Hash hash;
-  for (int64_t x : {int64_t{p.go_backwards}, p.batch, p.time, p.features}) hash.add(x);
+  uint64_t hash = 0xcbf29ce484222325;
+  const auto add = [&hash](uint64_t x) {
+    hash = (hash ^ x) * 0x100000001b3;
+    hash ^= hash >> 32;
+  };
+  for (int64_t x : {int64_t{p.go_backwards}, p.batch, p.time, p.features}) add(x);
   for (int64_t b = 0; b < p.batch; ++b) {
-    hash.add(real_steps[b]);
+    add(real_steps[b]);
     if (real_steps[b] == 0 || real_steps[b] == p.time) continue;
     const uint8_t* mask = p.mask + b * p.time;
     for (int64_t t = 0; t < p.time; t += 8) {  // a byte each
       uint64_t steps = 0;
       std::memcpy(&steps, mask + t, static_cast<size_t>(std::min<int64_t>(8, p.time - t)));
       for (int shift : {4, 2, 1}) steps |= steps >> shift;
-      hash.add(static_cast<int64_t>(steps & 0x0101010101010101));  // 1 for any value but 0
+      add(steps & 0x0101010101010101);  // 1 for any value but 0
     }
   }
-  return hash.value();
+  return hash;
 }
 
 }  // namespace

@@ -82,12 +82,12 @@ class Worker {
 
   void wake() {
     if (!asleep_.load(std::memory_order_relaxed)) return;
-    keep_off(sched_getcpu());
+    keep_off_callers_core();
     set(kExpecting);
   }
 
   void assign(const Task& task) {
-    if (asleep_.load(std::memory_order_relaxed)) keep_off(sched_getcpu());
+    if (asleep_.load(std::memory_order_relaxed)) keep_off_callers_core();
     task_ = task;
     set(kAssigned);
   }
@@ -119,17 +119,22 @@ class Worker {
   // A thread that wakes up on the caller's core waits there for the caller to be done: on two cores,
   // Linux chose that core for 40 % of the wakings 3 ms after the last, and the thread began up to
   // 5 ms late. A mask that somebody else has set since, as taskset does, is kept but for this core.
-  void keep_off(int core) {
+  void keep_off_callers_core() {
+    const int core = sched_getcpu();
     if (core == kept_off_) return;
     cpu_set_t cores;
     if (pthread_getaffinity_np(thread_, sizeof(cores), &cores) != 0) return;
-    if (!CPU_EQUAL(&cores, &narrowed_)) allowed_ = cores;
-    cores = allowed_;
-    CPU_CLR(core, &cores);
+    const cpu_set_t ours = without(allowed_, kept_off_);
+    if (!CPU_EQUAL(&cores, &ours)) allowed_ = cores;
+    cores = without(allowed_, core);
     if (CPU_COUNT(&cores) == 0) return;
     if (pthread_setaffinity_np(thread_, sizeof(cores), &cores) != 0) return;
-    narrowed_ = cores;
     kept_off_ = core;
+  }
+
+  static cpu_set_t without(cpu_set_t cores, int core) {
+    if (core >= 0) CPU_CLR(core, &cores);
+    return cores;
   }
 
   bool change(uint32_t from, State to) {
@@ -144,8 +149,8 @@ class Worker {
   std::atomic<bool> asleep_{false};
   Task task_{};
   pthread_t thread_{};
-  int kept_off_ = -1;  // a core
-  cpu_set_t allowed_{}, narrowed_{};  // the affinity mask with and without it
+  int kept_off_ = -1;    // a core
+  cpu_set_t allowed_{};  // the affinity mask with it
 
   static constexpr int kExpectingSpins = 8 * kSpins;
 };
@@ -177,7 +182,7 @@ class Pool {
   void expect(int threads) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const int idle = static_cast<int>(idle_.size());
-    const int count = std::min({threads - 1, free() - 1, share(calls_.size() + 1) - 1, idle});
+    const int count = std::min({threads - 1, free() - 1, share_beside(calls_.size()) - 1, idle});
     for (int i = 0; i < count; ++i) idle_[idle - 1 - i]->wake();  // those that hand_out takes
     if (spare_since_.load(std::memory_order_relaxed) != kNever) {
       spare_since_.store(now(), std::memory_order_relaxed);
@@ -208,7 +213,7 @@ class Pool {
     for (Call* c : calls_) c->at_once = std::max(c->at_once, calls_.size());
     take_back_for(call);
     start_calls();
-    if (running_ == calls_.size()) hand_out(call, share(calls_.size()));
+    if (running_ == calls_.size()) hand_out(call, share_beside(calls_.size() - 1));
   }
 
   void leave(Call& call) {
@@ -246,7 +251,7 @@ class Pool {
 
   // What others have beyond their share, as far as they have not begun with it.
   void take_back_for(const Call& call) {
-    const int share = std::max(1, size_ / static_cast<int>(calls_.size()));
+    const int share = share_of_one(calls_.size());
     const int needed = std::min(share, call.wanted);
     for (size_t i = 0; i < running_; ++i) {
       std::vector<Worker*>& workers = calls_[i]->workers;
@@ -267,10 +272,10 @@ class Pool {
     }
   }
 
-  // Of one of so many calls, or of as many as there were beside the last: they come again.
-  int share(size_t calls) const {
-    return std::max(1, size_ / static_cast<int>(std::max(calls, at_once_)));
-  }
+  int share_of_one(size_t calls) const { return std::max(1, size_ / static_cast<int>(calls)); }
+
+  // Of a call beside so many others, or beside as many as the last had: they come again.
+  int share_beside(size_t others) const { return share_of_one(std::max(others + 1, at_once_)); }
 
   // To the caller's own call, unless another wants some and has fewer: that one will ask too.
   void hand_out(Call& call, int most) {
