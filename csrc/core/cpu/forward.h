@@ -15,6 +15,10 @@ struct Forward : Worker<Storage> {
   static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
   static constexpr int kProduct = 8 * G * kVector;  // the largest tile, eight rows or twelve panels
 
+  // Bytes of recurrent weights that a core's L2 cache keeps from step to step. More of them come from
+  // the L3 cache: fetched a panel ahead, a step of 512 units takes 5 % less time on two cores.
+  static constexpr int64_t kNear = 1 << 20;
+
   Forward(const Job& job, Member& member, int group_index)
       : Base(job, member, group_index),
         acts(p),
@@ -245,6 +249,11 @@ struct Forward : Worker<Storage> {
     o.b_panel = depth * kCount * kVector;
     o.b = weights + u * o.b_panel;
     o.c = c;
+    // This tile's part of the next panel.
+    const int64_t fetched = i / m * depth * kLine;
+    if (unit_blocks * o.b_panel * int64_t{sizeof(Operand)} > kNear && fetched < o.b_panel) {
+      o.next = weights + (u + 1 < unit_blocks ? u + 1 : 0) * o.b_panel + fetched;
+    }
     run_tile<kCount, kVector, 1, kCount * kVector>(m, panels, o);
   }
 

