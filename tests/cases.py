@@ -22,7 +22,7 @@ TOLERANCE = {"float64": 1e-14, "float32": 4e-6, "bfloat16": 4e-3, "float16": 5e-
 
 # Where the machine multiplies bfloat16 values, the state and what dropout made of an operand are
 # rounded to 2^-8 for each product, as Keras rounds them; over the steps that adds up.
-BFLOAT16_PRODUCTS = ("avx512bf16",)
+BFLOAT16_PRODUCTS = ("avx512bf16", "amx")
 TOLERANCE_OF_BFLOAT16_PRODUCTS = 3e-2
 
 # Where a GPU's tensor cores multiply, the state and in backward the gates' gradients are rounded for

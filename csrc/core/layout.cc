@@ -5,6 +5,11 @@
 #include "check.h"
 
 namespace masked_rnn {
+namespace {
+
+int64_t round_up(int64_t n, int64_t unit) { return n > INT64_MAX - unit ? n : (n + unit - 1) / unit * unit; }
+
+}  // namespace
 
 Buffer Allocator::take(int64_t elements) {
   constexpr int64_t kLine = 64 / sizeof(float);
@@ -51,24 +56,29 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
   auto take = [&](std::initializer_list<int64_t> sizes) {
     return memory.take(checked_product(sizes, "the forward workspace"));
   };
-  kernel = take({blocks.units, p.features, g, v});
-  recurrent_kernel = take({blocks.units, p.units, g, v});
+  // Kernels with bfloat16 products may read and write whole matrix registers: 16 rows of 32 values.
+  const bool matrix = p.dtype == DType::kBFloat16;
+  auto rows_of = [=](int64_t n) { return matrix ? round_up(n, 16) : n; };
+  auto depth_of = [=](int64_t k) { return matrix ? round_up(k, 32) : k; };
+  kernel = take({blocks.units, depth_of(p.features), g, v});
+  recurrent_kernel = take({blocks.units, depth_of(p.units), g, v});
   bias = take({blocks.units, g, v});
   recurrent_bias = take({blocks.units, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
-    b.capacity = chunk_capacity(group, kForwardChunk);
+    b.capacity = rows_of(chunk_capacity(group, kForwardChunk));
+    b.rows = rows_of(group.rows());
     b.inputs = take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
     b.projection = take({blocks.units, b.capacity, g, v});
     if (!training) {
       b.h = take({blocks.units, 2, group.rows(), v});
       if (p.cell == Cell::kLstm) b.c = take({blocks.units, 2, group.rows(), v});
     }
-    if (p.cell == Cell::kGruResetBefore) b.reset_h = take({blocks.units, group.rows(), v});
+    if (p.cell == Cell::kGruResetBefore) b.reset_h = take({blocks.units, b.rows, v});
     // Kernels with bfloat16 products read a rounded copy of h, without dropout too.
     const int64_t copies =
-        std::max<int64_t>(p.recurrent_dropout_gates, p.dtype == DType::kBFloat16 ? 1 : 0);
-    b.dropped_h = take({2, copies, blocks.units, group.rows(), v});
+        std::max<int64_t>(p.recurrent_dropout_gates, matrix ? 1 : 0);
+    b.dropped_h = take({2, copies, blocks.units, b.rows, v});
     groups.push_back(b);
   }
   elements = memory.total();

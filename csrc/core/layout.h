@@ -49,7 +49,8 @@ struct ForwardLayout {
   ForwardLayout(const Problem& p, const Schedule& schedule, int vector_length, bool training);
 
   struct PerGroup {
-    int64_t capacity;         // R
+    int64_t capacity;         // R; with bfloat16 products a multiple of 16, and so are rows
+    int64_t rows;             // of h's operands
     Buffer inputs;            // [D or 1][i][R][V] gathered input rows
     Buffer projection;        // [u][R][G][V] inputs @ kernel
     Buffer h, c;              // [u][2*rows][V] states of two steps; in training they are reserve

@@ -86,7 +86,8 @@ struct Plan::State {
     return options.threads > 0 ? std::min(options.threads, kMostThreads) : default_threads();
   }
   Split best_split(const Options& options) const {
-    return choose_split(problem, schedule, Blocks(problem, vector).units, threads(options));
+    return choose_split(problem, schedule, Blocks(problem, vector).units, threads(options),
+                        meeting_cost());
   }
 
   int64_t reserve_bytes(int64_t elements) const {

@@ -81,7 +81,8 @@ void Schedule::deal(const Problem& p, int number_of_groups) {
   }
 }
 
-Split choose_split(const Problem& p, const Schedule& schedule, int64_t unit_blocks, int threads) {
+Split choose_split(const Problem& p, const Schedule& schedule, int64_t unit_blocks, int threads,
+                   MeetingCost cost) {
   const int64_t real_steps = schedule.real_steps();
   const int64_t rows = schedule.rows();
   if (threads < 2 || rows == 0) return {};
@@ -92,11 +93,12 @@ Split choose_split(const Problem& p, const Schedule& schedule, int64_t unit_bloc
   if (multiply_adds < 1e6) return {};
 
   // Groups that keep eight rows, a full tile, need no meeting between steps. Fewer rows are split
-  // by units: a meeting after each step (0.2 us) pays from some 4,000 recurrent weights a thread.
+  // by units where each part then loads so many weights less that a meeting after each step pays.
   if (rows >= 8 * threads) return {threads, 1};
   const double recurrent_weights = double(p.units) * double(gates(p.cell) * p.units);
   int parts = static_cast<int>(std::min<int64_t>(threads, unit_blocks));
-  while (parts > 1 && recurrent_weights < 4000.0 * parts) --parts;
+  const double step = cost.meeting + cost.element * double(rows) * double(p.units);
+  while (parts > 1 && recurrent_weights < step * parts) --parts;
   const int groups = static_cast<int>(std::min<int64_t>(rows, threads));
   if (parts == 1 || (parts < threads && rows >= 4 * groups)) return {groups, 1};
   return {1, parts};

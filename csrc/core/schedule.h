@@ -48,8 +48,15 @@ struct Split {
   int threads() const { return groups * parts; }  // one of the two is 1
 };
 
+// What it costs parts to meet after a step, in recurrent weights that one of them would multiply with a
+// row meanwhile: the meeting itself, and each element of the state, half of which comes from another
+// core's cache.
+struct MeetingCost {
+  double meeting, element;
+};
+
 Split choose_split(const Problem& problem, const Schedule& schedule, int64_t unit_blocks,
-                   int threads);
+                   int threads, MeetingCost cost);
 
 // Time index of a processing position.
 inline int64_t time_of(const Problem& p, int64_t position) {

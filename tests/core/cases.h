@@ -24,6 +24,11 @@ struct Case {
 };
 
 std::string name_of(const Case& c);
+
+// Whether the kernels of an instruction set that are only for bfloat16 round a product's operands to it.
+inline bool multiplies_bfloat16(const std::string& isa) {
+  return isa == "avx512bf16" || isa == "amx";
+}
 std::vector<Case> table();
 
 // An absent array has no value, one of an empty batch has no elements.

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "../job.h"
+#include "../schedule.h"
 
 namespace masked_rnn {
 
@@ -13,7 +14,7 @@ extern const KernelTable kernels_generic_float, kernels_generic_double;
 extern const KernelTable kernels_neon_float, kernels_neon_double;
 extern const KernelTable kernels_avx2_float, kernels_avx2_double;
 extern const KernelTable kernels_avx512_float, kernels_avx512_double;
-extern const KernelTable kernels_avx512bf16_float;
+extern const KernelTable kernels_avx512bf16_float, kernels_amx_float;
 
 struct IsaTables {
   const char* isa;
@@ -36,5 +37,8 @@ struct Choice {
   void (*multiply_adds)(int64_t count);  // with forward's instructions
 };
 Choice choose_kernel(const Problem& problem, std::string_view isa);
+
+// Of this machine.
+MeetingCost meeting_cost();
 
 }  // namespace masked_rnn

@@ -13,7 +13,8 @@ struct Forward : Worker<Storage> {
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   // Gates of the first product of a step: the candidate of reset before has its own.
   static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
-  static constexpr int kProduct = 8 * G * kVector;  // the largest tile, eight rows or twelve panels
+  // The largest tile: most_rows, or twelve panels.
+  static constexpr int kProduct = (most_rows(G) > 8 ? most_rows(G) : 8) * G * kVector;
 
   // Bytes of recurrent weights that a core's L2 cache keeps from step to step. More of them come from
   // the L3 cache: fetched a panel ahead, a step of 512 units takes 5 % less time on two cores.
@@ -48,6 +49,7 @@ struct Forward : Worker<Storage> {
   int64_t state_block;
 
   static void run(const Job& job, Member& member) {
+    [[maybe_unused]] const MatrixRegisters registers{};
     const Forward shared(job, member, 0);
     member.each(job.threads(), [&](int share) { shared.pack_weights(share); });
     if (job.split.parts > 1) {
@@ -100,7 +102,7 @@ struct Forward : Worker<Storage> {
     Operand* kernel = this->operands_at(layout.kernel);
     if (each_input_gate) {
       for (int g = 0; g < G; ++g) {
-        this->pack(p.kernel, p.features, G, g, 1, mine, kernel + g * gate * whole_pairs(p.features));
+        this->pack(p.kernel, p.features, G, g, 1, mine, kernel + g * gate * whole_depth(p.features));
       }
     } else {
       this->pack(p.kernel, p.features, G, 0, G, mine, kernel);
@@ -109,7 +111,7 @@ struct Forward : Worker<Storage> {
     const int together = each_recurrent_gate ? 1 : kTogether;
     for (int g = 0; g < G; g += g < kTogether ? together : 1) {
       this->pack(p.recurrent_kernel, p.units, G, g, g < kTogether ? together : 1, mine,
-                 recurrent + g * gate * whole_pairs(p.units));
+                 recurrent + g * gate * whole_depth(p.units));
     }
     for (int64_t u = mine.begin; u < mine.end; ++u) {
       for (int g = 0; g < G; ++g) store(this->at(layout.bias) + (u * G + g) * kVector, bias(u, g));
@@ -136,6 +138,15 @@ struct Forward : Worker<Storage> {
         put_dropped(0, u, i, load(h_base + u * state_block + i * kVector));
       }
     }
+    if (kPair == 1 || units.end < unit_blocks) return;
+    for (int64_t s = 0; s < 2; ++s) {
+      for (int64_t d = 0; d < h_copies(); ++d) {
+        this->fill_half_block(dropped(s, d), unit_blocks, buffers.rows, {0, rows});
+      }
+    }
+    if (CellT::kResetBefore) {
+      this->fill_half_block(this->operands_at(buffers.reset_h), unit_blocks, buffers.rows, {0, rows});
+    }
   }
 
   void put_state(Real* base, const void* initial, int64_t u, int64_t i) const {
@@ -152,18 +163,18 @@ struct Forward : Worker<Storage> {
 
   MR_INLINE void put_dropped(int64_t s, int64_t u, int64_t i, V h) const {
     if (kPair > 1 && p.recurrent_dropout_gates == 0) {
-      store(dropped(s, 0) + (u * rows + i) * kVector, keep_first(h, this->unit_count(u)));
+      store(dropped(s, 0) + operand_offset(u, i, buffers.rows), keep_first(h, this->unit_count(u)));
     }
     for (int64_t d = 0; d < p.recurrent_dropout_gates; ++d) {
-      store(dropped(s, d) + (u * rows + i) * kVector,
+      store(dropped(s, d) + operand_offset(u, i, buffers.rows),
             keep_first(h * this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units),
                        kPair > 1 ? this->unit_count(u) : kVector));
     }
   }
+  int64_t h_copies() const { return p.recurrent_dropout_gates > 0 ? p.recurrent_dropout_gates : 1; }
   Operand* dropped(int64_t s, int64_t d) const {
-    const int64_t copies = p.recurrent_dropout_gates > 0 ? p.recurrent_dropout_gates : 1;
     return this->operands_at(buffers.dropped_h) +
-           ((s & 1) * copies + d) * unit_blocks * rows * kVector;
+           ((s & 1) * h_copies() + d) * whole_blocks(unit_blocks) * buffers.rows * kVector;
   }
 
   // projection[u][row][g] = inputs[row] @ kernel for some units.
@@ -172,8 +183,8 @@ struct Forward : Worker<Storage> {
     const Operand* x = this->operands_at(buffers.inputs);
     Real* to = this->at(buffers.projection);
     Operands o;
-    o.a_block = capacity * kVector;
-    o.block = kVector;
+    o.a_block = capacity * kOperandBlock;
+    o.block = kOperandBlock;
     o.c_row = G * kVector;
     o.c_vector = kVector;
     o.k = p.features;
@@ -183,26 +194,27 @@ struct Forward : Worker<Storage> {
       for (int g = 0; g < G; ++g) {
         for (int64_t u = units.begin; u < units.end; ++u) {
           for_tiles<most_rows(1)>(n, [&](int64_t i, int m) {
-            o.a = x + (g * this->feature_blocks * capacity + i) * kVector;
+            o.a = x + g * whole_blocks(this->feature_blocks) * capacity * kVector +
+                  i * kOperandBlock;
             o.b = this->operands_at(layout.kernel) +
-                  (g * unit_blocks + u) * whole_pairs(p.features) * kVector;
+                  (g * unit_blocks + u) * whole_depth(p.features) * kVector;
             o.c = to + ((u * capacity + i) * G + g) * kVector;
-            run_tile<1, kVector, 1, kVector>(m, 1, o);
+            run_tile<1, kOperandBlock, 1, kVector>(m, 1, o);
           });
         }
       }
       return;
     }
-    o.b_panel = whole_pairs(p.features) * G * kVector;
+    o.b_panel = whole_depth(p.features) * G * kVector;
     o.c_panel = capacity * G * kVector;
     const int wide = n <= 2 ? panels_at_once(static_cast<int>(n), G) : 1;
     for (int64_t u = units.begin; u < units.end;) {
       const int panels = u + wide <= units.end ? wide : 1;
       for_tiles<most_rows(G)>(n, [&](int64_t i, int m) {
-        o.a = x + i * kVector;
+        o.a = x + i * kOperandBlock;
         o.b = this->operands_at(layout.kernel) + u * o.b_panel;
         o.c = to + (u * capacity + i) * G * kVector;
-        run_tile<G, kVector, 1, G * kVector>(m, panels, o);
+        run_tile<G, kOperandBlock, 1, G * kVector>(m, panels, o);
       });
       u += panels;
     }
@@ -213,34 +225,34 @@ struct Forward : Worker<Storage> {
   MR_INLINE void recurrent_product(int first, int64_t s, int64_t u, int panels, int64_t i, int m,
                                    Real* c) const {
     Operands o;
-    o.block = kVector;
+    o.block = kOperandBlock;
     o.c_row = G * kVector;
     o.c_vector = kVector;
     o.c_panel = m * G * kVector;
     o.k = p.units;
     o.accumulate = false;
-    const int64_t depth = whole_pairs(p.units);
+    const int64_t depth = whole_depth(p.units);
     const Operand* weights =
         this->operands_at(layout.recurrent_kernel) + first * unit_blocks * depth * kVector;
     const bool reset_operand = CellT::kResetBefore && first == 2;
     if (each_recurrent_gate && !reset_operand) {
-      o.a_block = rows * kVector;
+      o.a_block = buffers.rows * kOperandBlock;
       for (int w = 0; w < panels; ++w) {
         for (int g = 0; g < kCount; ++g) {
-          o.a = dropped(s, first + g) + i * kVector;
+          o.a = dropped(s, first + g) + i * kOperandBlock;
           o.b = weights + (g * unit_blocks + u + w) * depth * kVector;
           o.c = c + w * o.c_panel + g * kVector;
-          run_tile<1, kVector, 1, kVector>(m, 1, o);
+          run_tile<1, kOperandBlock, 1, kVector>(m, 1, o);
         }
       }
       return;
     }
     if (reset_operand) {
-      o.a = this->operands_at(buffers.reset_h) + i * kVector;
-      o.a_block = rows * kVector;
+      o.a = this->operands_at(buffers.reset_h) + i * kOperandBlock;
+      o.a_block = buffers.rows * kOperandBlock;
     } else if (copies_h()) {
-      o.a = dropped(s, 0) + i * kVector;
-      o.a_block = rows * kVector;
+      o.a = dropped(s, 0) + i * kOperandBlock;
+      o.a_block = buffers.rows * kOperandBlock;
     } else {
       // Not reached where operands are no Reals.
       o.a = reinterpret_cast<const Operand*>(h_base + state_offset(s) + i * kVector);
@@ -251,10 +263,11 @@ struct Forward : Worker<Storage> {
     o.c = c;
     // This tile's part of the next panel.
     const int64_t fetched = i / m * depth * kLine;
-    if (unit_blocks * o.b_panel * int64_t{sizeof(Operand)} > kNear && fetched < o.b_panel) {
+    if (kFetchesNext && unit_blocks * o.b_panel * int64_t{sizeof(Operand)} > kNear &&
+        fetched < o.b_panel) {
       o.next = weights + (u + 1 < unit_blocks ? u + 1 : 0) * o.b_panel + fetched;
     }
-    run_tile<kCount, kVector, 1, kCount * kVector>(m, panels, o);
+    run_tile<kCount, kOperandBlock, 1, kCount * kVector>(m, panels, o);
   }
 
   // One packed step for some units; its rows start at `chunk_row` of the projection. For reset
@@ -360,7 +373,7 @@ struct Forward : Worker<Storage> {
       Real* projection = projection_of(u, chunk_row + first);
       const Real* bias = this->at(layout.bias) + u * G * kVector;
       const Real* h = h_base + u * state_block + state_offset(s);
-      Operand* reset = this->operands_at(buffers.reset_h) + u * rows * kVector;
+      Operand* reset = this->operands_at(buffers.reset_h);
       for (int k = 0; k < m; ++k, projection += G * kVector, product += G * kVector) {
         const int64_t i = first + k;
         V x[2], r[2], saved[2];
@@ -374,7 +387,8 @@ struct Forward : Worker<Storage> {
                                             group.row[i], u, p.units);
         }
         store(projection, saved[0]);
-        store(reset + i * kVector, keep_first(reset_h, kPair > 1 ? this->unit_count(u) : kVector));
+        store(reset + operand_offset(u, i, buffers.rows),
+              keep_first(reset_h, kPair > 1 ? this->unit_count(u) : kVector));
         if (training) {
           Real* to = saved_of(u, group.offset[s] + i);
           store(to, saved[0]);

@@ -64,22 +64,34 @@ struct Worker {
 
   int unit_count(int64_t u) const { return first_of(p.units, u); }
 
+  // Zeros for the last block of operands where only its first half is used.
+  void fill_half_block(Operand* operands, int64_t blocks, int64_t capacity, Range of_rows) const {
+    if (whole_blocks(blocks) == blocks) return;
+    for (int64_t r = of_rows.begin; r < of_rows.end; ++r) {
+      store(operands + operand_offset(blocks, r, capacity), zeros());
+    }
+  }
+
   // [D or 1][i][capacity][V]: the inputs of packed indices begin.. end, this part's share of the
   // rows, each multiplied with its dropout masks.
   void gather_inputs(int part, int64_t begin, int64_t end, int64_t capacity,
                      Operand* to) const {
     const Range mine = share_of(end - begin, part, parts);
     const int64_t masks = p.input_dropout_gates;
+    for (int64_t d = 0; d < (masks > 0 ? masks : 1); ++d) {
+      fill_half_block(to + d * whole_blocks(feature_blocks) * capacity * kVector, feature_blocks,
+                      capacity, mine);
+    }
     for (int64_t r = mine.begin; r < mine.end; ++r) {
       const int64_t source = group.input[begin + r];
       fetch_ahead(in(p.inputs), p.features, &group.input[begin], r, mine.end);
       const Storage* from = in(p.inputs) + source * p.features;
       for (int64_t f = 0; f < feature_blocks; ++f) {
         const V x = load_first(from + f * kVector, first_of(p.features, f));
-        Operand* block = to + (f * capacity + r) * kVector;
+        Operand* block = to + operand_offset(f, r, capacity);
         if (masks == 0) store(block, x);
         for (int64_t d = 0; d < masks; ++d) {
-          store(block + d * feature_blocks * capacity * kVector,
+          store(block + d * whole_blocks(feature_blocks) * capacity * kVector,
                 x * dropout(p.input_dropout, d, source / p.time, f, p.features));
         }
       }
@@ -110,7 +122,7 @@ struct Worker {
     for (int64_t u = units.begin; u < units.end; ++u) {
       const int n = unit_count(u);
       const Storage* from = in(weights) + first * p.units + u * kVector;
-      Operand* panel = to + u * whole_pairs(k) * count * kVector;
+      Operand* panel = to + u * whole_depth(k) * count * kVector;
       for (int64_t i = 0; i < k; i += kPair, from += kPair * width) {
         for (int g = 0; g < count; ++g, panel += kPair * kVector) {
           const V first_of_pair = load_first(from + g * p.units, n);
@@ -124,6 +136,8 @@ struct Worker {
           }
         }
       }
+      const int64_t missing = whole_depth(k) - (k + kPair - 1) / kPair * kPair;
+      memset(static_cast<void*>(panel), 0, missing * count * kVector * sizeof(Operand));
     }
   }
 

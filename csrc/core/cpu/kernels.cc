@@ -1,6 +1,6 @@
 // The CPU kernels of one instruction set and compute type. Compiled once for each, with that
 // set's flags and
-//   MASKED_RNN_ISA             generic, neon, avx2, avx512, avx512bf16 (a name)
+//   MASKED_RNN_ISA             generic, neon, avx2, avx512, avx512bf16, amx (a name)
 //   MASKED_RNN_REAL            float or double
 //   MASKED_RNN_REAL_IS_DOUBLE  0 or 1
 // Everything but the table is internal to the object, see simd.h.
@@ -20,6 +20,9 @@ namespace {
 
 // Independent chains, more than any machine needs to hide the latency of one.
 void multiply_adds(int64_t count) {
+#if defined(__AMX_BF16__)
+  matrix_multiply_adds(count);
+#else
   constexpr int kChains = 12;
   OperandVector a, b;
   memset(&a, 0, sizeof(a));
@@ -33,6 +36,7 @@ void multiply_adds(int64_t count) {
   }
   MR_UNROLL
   for (int i = 0; i < kChains; ++i) asm volatile("" : : MR_REGISTER(sum[i]));
+#endif
 }
 
 template <template <class, class, class> class Pass, class CellT, class Storage>

@@ -1,4 +1,4 @@
-// The only multiply-add loop of the library: a tile of rows times a few vectors of columns, all
+// The multiply-add loop of the library, but for AMX's: a tile of rows times a few vectors of columns, all
 // accumulators in registers.
 //
 // c[i][j] (+)= sum over k of a[i][k] * b[k][j], for i < M rows and j < Vectors * Panels vectors.
@@ -12,6 +12,38 @@
 
 namespace masked_rnn {
 namespace {
+
+constexpr int64_t kLine = 64 / int64_t{sizeof(Operand)};  // elements of a cache line
+
+// What a product reads and writes. Strides are in elements.
+struct Operands {
+  const Operand* a;
+  int64_t a_block;  // to the next block of `block` values of k
+  int64_t block;
+  const Operand* b;
+  int64_t b_panel;  // to the next panel
+  Real* c;
+  int64_t c_row, c_vector, c_panel;
+  int64_t k;
+  // What is read next and comes from far: fetched into the L2 cache meanwhile, a line for each k.
+  const Operand* next = nullptr;
+  bool accumulate;  // add the sum to c (not c into the sum) instead of overwriting it
+};
+
+}  // namespace
+}  // namespace masked_rnn
+
+#if defined(__AMX_BF16__)
+#include "tile_amx.h"
+#else
+
+namespace masked_rnn {
+namespace {
+
+// For machines whose registers of multiply-adds have no shape.
+struct MatrixRegisters {};
+
+constexpr bool kFetchesNext = true;
 
 // Rows of a tile that keep accumulators, one row of b and a broadcast in registers.
 constexpr int most_rows(int vectors) {
@@ -29,23 +61,6 @@ constexpr int panels_at_once(int rows, int vectors) {
   const int panels = 12 / (rows * vectors);
   return panels < 1 ? 1 : panels > 4 ? 4 : panels;
 }
-
-// What a product reads and writes. Strides are in elements.
-struct Operands {
-  const Operand* a;
-  int64_t a_block;  // to the next block of `block` values of k
-  int64_t block;
-  const Operand* b;
-  int64_t b_panel;  // to the next panel
-  Real* c;
-  int64_t c_row, c_vector, c_panel;
-  int64_t k;
-  // What is read next and comes from far: fetched into the L2 cache meanwhile, a line for each k.
-  const Operand* next = nullptr;
-  bool accumulate;  // add the sum to c (not c into the sum) instead of overwriting it
-};
-
-constexpr int64_t kLine = 64 / int64_t{sizeof(Operand)};
 
 // a[i][k] lies at i * kRowStride + k * kStep within a block, b[k][j] at k * kStepB + j * kVector;
 // where operands go in pairs, b holds both of a pair side by side.
@@ -135,3 +150,5 @@ MR_INLINE void for_tiles(int64_t n, const F& f) {
 
 }  // namespace
 }  // namespace masked_rnn
+
+#endif
