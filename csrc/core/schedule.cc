@@ -67,15 +67,17 @@ void Schedule::deal(const Problem& p, int number_of_groups) {
     }
     g.input.resize(g.real_steps());
     g.output.resize(g.real_steps());
-    for (int64_t i = 0; i < g.rows(); ++i) {
-      const uint8_t* mask = p.mask ? p.mask + g.row[i] * p.time : nullptr;
-      int64_t s = 0;
-      for (int64_t q = 0; q < p.time; ++q) {
-        const int64_t t = time_of(p, q);
-        if (mask != nullptr && mask[t] == 0) continue;
-        const int64_t n = g.offset[s++] + i;
-        g.input[n] = g.row[i] * p.time + t;
-        g.output[n] = g.row[i] * p.time + q;
+    // Step by step: the entries of one row lie a step's rows apart, where many fall on the same lines
+    // of the L1 cache (512 rows of 30 steps row by row: 90 us).
+    std::vector<int64_t> next(g.rows(), 0);  // processing position of a row's next step
+    for (int64_t s = 0, n = 0; s < steps; ++s) {
+      for (int64_t i = 0; i < g.live[s]; ++i, ++n) {
+        const int64_t first = g.row[i] * p.time;
+        int64_t q = next[i];
+        while (p.mask != nullptr && p.mask[first + time_of(p, q)] == 0) ++q;
+        g.input[n] = first + time_of(p, q);
+        g.output[n] = first + q;
+        next[i] = q + 1;
       }
     }
   }
