@@ -7,7 +7,9 @@
 namespace masked_rnn {
 namespace {
 
-int64_t round_up(int64_t n, int64_t unit) { return n > INT64_MAX - unit ? n : (n + unit - 1) / unit * unit; }
+int64_t round_up(int64_t n, int64_t unit) {
+  return n > INT64_MAX - unit ? n : (n + unit - 1) / unit * unit;
+}
 
 }  // namespace
 

@@ -39,19 +39,21 @@ constexpr IsaTables kAll[] = {
 #endif
 };
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
 // Linux hands out the matrix registers' state (8 KB of a thread that uses them) on request, for all
 // threads of the process.
 bool has_matrix_registers() {
+#if defined(__linux__)
   constexpr unsigned kBFloat16Bit = 1u << 22, kTileBit = 1u << 24;
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl; headers may lack them
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   return (d & kBFloat16Bit) && (d & kTileBit) &&
          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
 #else
-bool has_matrix_registers() { return false; }
+  return false;
+#endif
+}
 #endif
 
 bool has([[maybe_unused]] std::string_view isa) {
@@ -113,8 +115,8 @@ const IsaTables& choose_isa(std::string_view name) {
 
 MeetingCost meeting_cost() {
 #if defined(__x86_64__)
-  // The mesh of Intel's servers (Granite Rapids: a meeting 0.45 us, and 1.5 ns for each element).
   __builtin_cpu_init();
+  // The mesh of Intel's servers (Granite Rapids: a meeting 0.45 us, and 1.5 ns for each element).
   if (__builtin_cpu_is("intel") && has("avx512")) return {8000, 40};
 #endif
   return {4000, 0};  // Zen 4: 0.2 us in all

@@ -1,5 +1,5 @@
-// The multiply-add loop of the library, but for AMX's: a tile of rows times a few vectors of columns, all
-// accumulators in registers.
+// The multiply-add loop of the library, but for AMX's: a tile of rows times a few vectors of columns,
+// all accumulators in registers.
 //
 // c[i][j] (+)= sum over k of a[i][k] * b[k][j], for i < M rows and j < Vectors * Panels vectors.
 // Every element is summed over k in one order by one accumulator, whatever tile it falls into:
