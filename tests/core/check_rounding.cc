@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "cases.h"
 #include "checks.h"
 #include "names.h"
 #include "numbers.h"

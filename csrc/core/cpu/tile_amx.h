@@ -42,16 +42,20 @@ struct MatrixRegisters {
 
 // Registers 0 to 3 sum, 4 and 5 hold rows, the others columns.
 
+MR_INLINE void zero_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
 // Up to sixteen rows, all columns: as many sums at once as there are vectors.
 template <int Vectors, int kStepB>
 __attribute__((noinline)) void one_by_all(const Operands& o) {
   memory_is_read(o.a);
   constexpr int64_t b_stride = kStepB * kPair * int64_t{sizeof(Operand)};
   constexpr int64_t kColumn = kVector * kPair;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  zero_sums();
   const Operand *a = o.a, *b = o.b;
   for (int64_t k = 0; k < o.k; k += kOperandBlock, a += o.a_block, b += kOperandBlock * kStepB) {
     _tile_loadd(4, a, kMatrixBytes);
@@ -83,10 +87,7 @@ __attribute__((noinline)) void two_by_two(int first, const Operands& o) {
   memory_is_read(o.a);
   constexpr int64_t b_stride = kStepB * kPair * int64_t{sizeof(Operand)};
   constexpr int64_t kColumn = kVector * kPair;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  zero_sums();
   const Operand *a = o.a, *b = o.b + first * kColumn;
   for (int64_t k = 0; k < o.k; k += kOperandBlock, a += o.a_block, b += kOperandBlock * kStepB) {
     _tile_loadd(4, a, kMatrixBytes);
@@ -130,10 +131,7 @@ MR_INLINE void for_tiles(int64_t n, const F& f) {
 // Four independent sums hide the latency of one.
 inline void matrix_multiply_adds(int64_t count) {
   const MatrixRegisters registers;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  zero_sums();
   _tile_zero(4);
   _tile_zero(5);
   constexpr int64_t kEach = kMatrixRows * kMatrixRows * 32;
