@@ -7,6 +7,7 @@
 namespace masked_rnn {
 namespace {
 
+// Too large a number stays as it is: whoever allocates it says so.
 int64_t round_up(int64_t n, int64_t unit) {
   return n > INT64_MAX - unit ? n : (n + unit - 1) / unit * unit;
 }
@@ -16,8 +17,7 @@ int64_t round_up(int64_t n, int64_t unit) {
 Buffer Allocator::take(int64_t elements) {
   constexpr int64_t kLine = 64 / sizeof(float);
   Buffer buffer{next_};
-  const int64_t rounded = elements / kLine * kLine + (elements % kLine ? kLine : 0);
-  if (__builtin_add_overflow(next_, rounded, &next_)) {
+  if (__builtin_add_overflow(next_, round_up(elements, kLine), &next_)) {
     checked_product({INT64_MAX, 2}, "the workspace");
   }
   return buffer;

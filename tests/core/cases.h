@@ -29,6 +29,7 @@ std::string name_of(const Case& c);
 inline bool multiplies_bfloat16(const std::string& isa) {
   return isa == "avx512bf16" || isa == "amx";
 }
+
 std::vector<Case> table();
 
 // An absent array has no value, one of an empty batch has no elements.

@@ -113,13 +113,22 @@ const IsaTables& choose_isa(std::string_view name) {
   return tables[count - 1];
 }
 
-MeetingCost meeting_cost() {
+namespace {
+
+MeetingCost meeting_cost_of_machine() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   // The mesh of Intel's servers (Granite Rapids: a meeting 0.45 us, and 1.5 ns for each element).
   if (__builtin_cpu_is("intel") && has("avx512")) return {8000, 40};
 #endif
   return {4000, 0};  // Zen 4: 0.2 us in all
+}
+
+}  // namespace
+
+MeetingCost meeting_cost() {
+  static const MeetingCost cost = meeting_cost_of_machine();  // asked for by every call
+  return cost;
 }
 
 Choice choose_kernel(const Problem& problem, std::string_view isa) {

@@ -261,11 +261,11 @@ struct Forward : Worker<Storage> {
     o.b_panel = depth * kCount * kVector;
     o.b = weights + u * o.b_panel;
     o.c = c;
-    // This tile's part of the next panel.
-    const int64_t fetched = i / m * depth * kLine;
-    if (kFetchesNext && unit_blocks * o.b_panel * int64_t{sizeof(Operand)} > kNear &&
-        fetched < o.b_panel) {
-      o.next = weights + (u + 1 < unit_blocks ? u + 1 : 0) * o.b_panel + fetched;
+    if (kFetchesNext && unit_blocks * o.b_panel * int64_t{sizeof(Operand)} > kNear) {
+      const int64_t fetched = i / m * depth * kLine;  // by the tiles before, of the next panel
+      if (fetched < o.b_panel) {
+        o.next = weights + (u + 1 < unit_blocks ? u + 1 : 0) * o.b_panel + fetched;
+      }
     }
     run_tile<kCount, kOperandBlock, 1, kCount * kVector>(m, panels, o);
   }

@@ -136,7 +136,7 @@ struct Worker {
           }
         }
       }
-      const int64_t missing = whole_depth(k) - (k + kPair - 1) / kPair * kPair;
+      const int64_t missing = whole_depth(k) - round_up(k, kPair);
       memset(static_cast<void*>(panel), 0, missing * count * kVector * sizeof(Operand));
     }
   }

@@ -224,6 +224,8 @@ constexpr int kOperandBlock = 2 * kVector;
 constexpr int kOperandBlock = kVector;
 #endif
 
+MR_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
 // Where a block of kVector values of a row lies among the operands of `rows` rows.
 MR_INLINE int64_t operand_offset(int64_t block, int64_t row, int64_t rows) {
   constexpr int kBlocks = kOperandBlock / kVector;
@@ -231,13 +233,11 @@ MR_INLINE int64_t operand_offset(int64_t block, int64_t row, int64_t rows) {
 }
 // Blocks of kVector values rounded up to whole blocks of operands.
 MR_INLINE int64_t whole_blocks(int64_t blocks) {
-  constexpr int kBlocks = kOperandBlock / kVector;
-  return (blocks + kBlocks - 1) / kBlocks * kBlocks;
+  return round_up(blocks, kOperandBlock / kVector);
 }
 // k rounded up to what one multiply-add takes of the weights.
 MR_INLINE int64_t whole_depth(int64_t k) {
-  constexpr int kDepth = kOperandBlock > kVector ? kOperandBlock : kPair;
-  return (k + kDepth - 1) / kDepth * kDepth;
+  return round_up(k, kOperandBlock > kVector ? kOperandBlock : kPair);
 }
 
 // v with zeros from element n on.
