@@ -12,6 +12,9 @@ int64_t round_up(int64_t n, int64_t unit) {
   return n > INT64_MAX - unit ? n : (n + unit - 1) / unit * unit;
 }
 
+// Kernels with bfloat16 products may read and write whole matrix registers: 16 rows of 32 values.
+bool multiplies_matrices(const Problem& p) { return p.dtype == DType::kBFloat16; }
+
 }  // namespace
 
 Buffer Allocator::take(int64_t elements) {
@@ -58,8 +61,7 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
   auto take = [&](std::initializer_list<int64_t> sizes) {
     return memory.take(checked_product(sizes, "the forward workspace"));
   };
-  // Kernels with bfloat16 products may read and write whole matrix registers: 16 rows of 32 values.
-  const bool matrix = p.dtype == DType::kBFloat16;
+  const bool matrix = multiplies_matrices(p);
   auto rows_of = [=](int64_t n) { return matrix ? round_up(n, 16) : n; };
   auto depth_of = [=](int64_t k) { return matrix ? round_up(k, 32) : k; };
   kernel = take({blocks.units, depth_of(p.features), g, v});
@@ -101,22 +103,30 @@ BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const
   auto take = [&](std::initializer_list<int64_t> sizes) {
     return memory.take(checked_product(sizes, "the backward workspace"));
   };
+  const bool matrix = multiplies_matrices(p);
+  kernel_rows = matrix ? round_up(p.features, 16) : p.features;
+  recurrent_rows = matrix ? round_up(p.units, 16) : p.units;
   kernel_t = take({blocks.features, v, blocks.units, g, v});
   recurrent_kernel_t = take({blocks.units, v, blocks.units, g, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
     b.capacity = chunk_capacity(group, backward_chunk(group));
+    if (matrix) b.capacity = round_up(b.capacity, 32) + 32;  // a tile starts at any row
+    b.rows = matrix ? round_up(group.rows(), 16) : group.rows();
     b.d_gates = take({blocks.units, b.capacity, slots, v});
     b.d_h = take({blocks.units, group.rows(), v});
     if (p.cell == Cell::kLstm) b.d_c = take({blocks.units, group.rows(), v});
     if (p.cell == Cell::kGruResetBefore) {
-      b.d_reset_h = take({blocks.units, group.rows(), v});
+      b.d_reset_h = take({blocks.units, b.rows, v});
       b.reset_h = take({blocks.units, b.capacity, v});
     }
     b.inputs = take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
-    b.dropped_h = take({p.recurrent_dropout_gates, blocks.units, b.capacity, v});
-    b.d_kernel = take({blocks.units, p.features, g, v});
-    b.d_recurrent_kernel = take({blocks.units, p.units, g, v});
+    const int64_t copies = std::max<int64_t>(p.recurrent_dropout_gates, matrix ? 1 : 0);
+    b.dropped_h = take({copies, blocks.units, b.capacity, v});
+    b.gate_operands = take({matrix ? 1 : 0, blocks.units, b.capacity, slots, v});
+    b.gate_pairs = take({matrix ? split.parts : 0, b.capacity, slots, v});
+    b.d_kernel = take({blocks.units, kernel_rows, g, v});
+    b.d_recurrent_kernel = take({blocks.units, recurrent_rows, g, v});
     b.d_bias = take({blocks.units, slots, v});
     groups.push_back(b);
   }

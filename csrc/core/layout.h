@@ -71,19 +71,23 @@ struct BackwardLayout {
                  int vector_length);
 
   struct PerGroup {
-    int64_t capacity;            // R
+    int64_t capacity;            // R; with bfloat16 products whole strips of 32, and one more
+    int64_t rows;                // of d_reset_h
     Buffer d_gates;              // [u][R][S][V] gradients of the gates' pre-activations
     Buffer d_h, d_c;             // [u][rows][V]
     Buffer d_reset_h;            // [u][rows][V], reset before only
     Buffer inputs;               // [D or 1][i][R][V]
-    Buffer dropped_h;            // [D][u][R][V]
+    Buffer dropped_h;            // [D][u][R][V], or a rounded copy of h
     Buffer reset_h;              // [u][R][V], reset before only
-    Buffer d_kernel;             // [u][I][G][V]
-    Buffer d_recurrent_kernel;   // [u][H][G][V], gates in the order of the slots
+    Buffer gate_operands;        // [block][R][V] a rounded copy of d_gates
+    Buffer gate_pairs;           // [part][R][S][V] the same of one unit block, as pairs of rows
+    Buffer d_kernel;             // [u][kernel_rows][G][V]
+    Buffer d_recurrent_kernel;   // [u][recurrent_rows][G][V], gates in the order of the slots
     Buffer d_bias;               // [u][S][V]
   };
 
   int64_t unit_panel, feature_panel;  // blocks in a panel of a transposed weight matrix
+  int64_t kernel_rows, recurrent_rows;  // I and H; with bfloat16 products multiples of 16
   Buffer kernel_t;            // [panel][u][G][V][panel*V], or the same for each gate in turn
   Buffer recurrent_kernel_t;  // likewise; gates in the order of the slots
   std::vector<PerGroup> groups;

@@ -3,9 +3,12 @@
 // gradients of the gates meet kernel^T (d_inputs), the inputs and the states (weight gradients)
 // while they are in the cache. Every group sums its own weight gradients; they are added in
 // order at the end, so that a run repeats bit for bit.
+//
+// Where a machine multiplies bfloat16 values, the products read rounded copies: of the gates' gradients
+// written beside them, of inputs and states packed in pairs of rows (row_operands.h).
 #pragma once
 
-#include "kernel.h"
+#include "row_operands.h"
 
 namespace masked_rnn {
 namespace {
@@ -19,6 +22,9 @@ struct Backward : Worker<Storage> {
   static constexpr int kRow = S * kVector;  // stride of d_gates between rows
   static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
   static constexpr int kWidest = 4;  // vectors in a panel
+  static constexpr bool kCopies = kPair > 1;
+  // A tile's rows of a panel; eight rows more than most_rows of the widest.
+  static constexpr int kProduct = (most_rows(kWidest) > 8 ? most_rows(kWidest) : 8) * kWidest * kVector;
 
   Backward(const Job& job, Member& member, int group_index)
       : Base(job, member, group_index),
@@ -46,6 +52,7 @@ struct Backward : Worker<Storage> {
   const bool each_input_gate, each_recurrent_gate;
 
   static void run(const Job& job, Member& member) {
+    [[maybe_unused]] const MatrixRegisters registers{};
     const Backward shared(job, member, 0);
     member.each(job.threads(), [&](int share) { shared.pack_weights(share); });
     if (job.split.parts > 1) {
@@ -68,7 +75,10 @@ struct Backward : Worker<Storage> {
       for (int64_t s = end - 1; s >= begin; --s) {
         this->each_part([&](int part) {
           const Range panels = panels_of(part), units = units_of(panels);
-          if (s == group.steps() - 1) start_gradients(units);
+          if (s == group.steps() - 1) {
+            start_gradients(units);
+            fill_half_blocks(part);
+          }
           if (s == end - 1) gather(part, units, begin, end);
           if (s < end - 1) pass_to_state(panels, s + 1, start);
           if (d_outputs && p.return_sequences) add_output_gradients(units, s);
@@ -90,7 +100,12 @@ struct Backward : Worker<Storage> {
         const Range panels = panels_of(part), units = units_of(panels);
         pass_to_state(panels, begin, start);
         input_gradients(part, begin, end);
-        weight_gradients(units, begin, end, end == group.steps());
+        const bool first = end == group.steps();
+        if constexpr (kCopies) {
+          paired_weight_gradients(part, units, group.offset[end] - start, first);
+        } else {
+          weight_gradients(units, begin, end, first);
+        }
         if (begin == 0) put_initial_states(units);
       });
       end = begin;
@@ -107,24 +122,28 @@ struct Backward : Worker<Storage> {
 
   // --- packing ---------------------------------------------------------------------------------
 
-  // Rows of `weights` [n][G*H] as columns: [panel][u][count][V][width*V] for panels of `width`
-  // blocks of rows; `gate(j)` is the gate that comes j-th. Padding is zero.
+  // Rows of `weights` [n][G*H] as columns: [panel][k][width*V] for panels of `width` blocks of rows,
+  // where k are the values of slots `slot`.. in the order of the gates' gradients; `gate(j)` is the
+  // gate that comes j-th. Padding is zero.
   template <class Gate>
-  void pack_transposed(const void* weights, int64_t n, int64_t panel_width, int count,
-                       const Gate& gate, Range mine, Real* to) const {
-    const int64_t blocks = (n + kVector - 1) / kVector;
+  void pack_transposed(const void* weights, int64_t n, int64_t panel_width, int slot, int count,
+                       const Gate& gate, Range mine, Operand* to) const {
+    const int64_t blocks = (n + kVector - 1) / kVector, depth = depth_of(slot, count);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
       const int64_t first = q * panel_width * kVector;
       const int64_t columns = least(panel_width, blocks - q * panel_width) * kVector;
-      Real* panel = to + first * unit_blocks * count * kVector;
+      Operand* panel = to + first * depth;
+      if (kCopies) memset(static_cast<void*>(panel), 0, columns * depth * sizeof(Operand));
       for (int64_t c = 0; c < columns; ++c) {
         const Storage* row = this->in(weights) + (first + c) * G * p.units;
-        Real* column = panel + c;
         for (int64_t u = 0; u < unit_blocks; ++u) {
           const int valid = first + c < n ? this->unit_count(u) : 0;
-          for (int j = 0; j < count; ++j, column += kVector * columns) {
+          for (int j = 0; j < count; ++j) {
             const V v = valid ? load_first(row + gate(j) * p.units + u * kVector, valid) : zeros();
-            for (int l = 0; l < kVector; ++l) column[l * columns] = v[l];
+            Operand values[kVector];
+            store_operands(values, v);
+            Operand* column = panel + block_of(u, slot, count, j) * kVector * columns + c * kPair;
+            for (int l = 0; l < kVector; ++l) column[l / kPair * kPair * columns + l % kPair] = values[l];
           }
         }
       }
@@ -134,22 +153,25 @@ struct Backward : Worker<Storage> {
   Range share_of_panels(int share, int64_t blocks, int64_t panel_width) const {
     return share_of((blocks + panel_width - 1) / panel_width, share, job.threads());
   }
-  // Elements of one gate's transposed panels.
-  int64_t gate_panels(int64_t blocks) const { return blocks * kVector * unit_blocks * kVector; }
+  // Elements of one gate's transposed panels. Those of rounded copies are half as large, which leaves
+  // room for their padding.
+  int64_t gate_panels(int64_t blocks) const {
+    return blocks * kVector * unit_blocks * kVector * int64_t{sizeof(Real) / sizeof(Operand)};
+  }
 
   void pack_weights(int share) const {
-    Real* kernel = this->at(layout.kernel_t);
+    Operand* kernel = this->operands_at(layout.kernel_t);
     const int input_count = each_input_gate ? 1 : G;
     for (int g = 0; g < G; g += input_count) {
-      pack_transposed(p.kernel, p.features, layout.feature_panel, input_count,
+      pack_transposed(p.kernel, p.features, layout.feature_panel, CellT::kKernelSlot + g, input_count,
                       [g](int j) { return g + j; },
                       share_of_panels(share, feature_blocks, layout.feature_panel),
                       kernel + g * gate_panels(feature_blocks));
     }
-    Real* recurrent = this->at(layout.recurrent_kernel_t);
+    Operand* recurrent = this->operands_at(layout.recurrent_kernel_t);
     for (int slot = 0; slot < G;) {
       const int count = slot < kTogether && !each_recurrent_gate ? kTogether : 1;
-      pack_transposed(p.recurrent_kernel, p.units, width, count,
+      pack_transposed(p.recurrent_kernel, p.units, width, slot, count,
                       [slot](int j) { return CellT::recurrent_gate(slot + j); },
                       share_of_panels(share, unit_blocks, width),
                       recurrent + slot * gate_panels(unit_blocks));
@@ -233,6 +255,7 @@ struct Backward : Worker<Storage> {
 
   // Operands of the weight gradients that forward did not keep in this form.
   void gather(int part, Range units, int64_t begin, int64_t end) const {
+    if constexpr (kCopies) return gather_pairs(part, group.offset[begin], group.offset[end]);
     this->gather_inputs(part, group.offset[begin], group.offset[end], capacity,
                         this->operands_at(buffers.inputs));
     if (p.recurrent_dropout_gates == 0) return;
@@ -245,6 +268,34 @@ struct Backward : Worker<Storage> {
           }
         }
       }
+    }
+  }
+
+  // The same as pairs of the rows from packed index `start` on.
+  void gather_pairs(int part, int64_t start, int64_t end) const {
+    const int64_t n = end - start;
+    const Range strips = strips_of(n, part, parts);
+    const int64_t* source = &group.input[start];
+    const auto recurrent_masked = [&](V v, int64_t d, int64_t r, int64_t u) {
+      if (p.recurrent_dropout_gates == 0) return v;
+      return v * this->dropout(p.recurrent_dropout, d, source[r] / p.time, u, p.units);
+    };
+    pack_rows(strips, n, feature_blocks, capacity, [&](int64_t f, int64_t r) {
+      if (f == 0) this->fetch_ahead(this->in(p.inputs), p.features, source, r, n);
+      const V x = load_first(this->in(p.inputs) + source[r] * p.features + f * kVector,
+                             first_of(p.features, f));
+      if (p.input_dropout_gates == 0) return x;
+      return x * this->dropout(p.input_dropout, 0, source[r] / p.time, f, p.features);
+    }, this->operands_at(buffers.inputs));
+    pack_rows(strips, n, unit_blocks, capacity, [&](int64_t u, int64_t r) {
+      return recurrent_masked(load(kept_h(u, start + r)), 0, r, u);
+    }, this->operands_at(buffers.dropped_h));
+    if constexpr (CellT::kResetBefore) {
+      pack_rows(strips, n, unit_blocks, capacity, [&](int64_t u, int64_t r) {
+        const V reset = acts.gate_value(load(saved(u, start + r) + kVector));
+        return recurrent_masked(reset * load(kept_h(u, start + r)), p.recurrent_dropout_gates - 1, r,
+                                u);
+      }, this->operands_at(buffers.reset_h));
     }
   }
 
@@ -261,6 +312,51 @@ struct Backward : Worker<Storage> {
     return this->reserve_at(reserve.saved) + (u * real_steps + n) * kRow;
   }
   Real* gates_of(int64_t u, int64_t r) const { return d_gates + (u * capacity + r) * kRow; }
+
+  // The products with transposed weights read the gates' gradients in this order of blocks of k: slots
+  // that only the recurrent kernel's reads, those of both, those of the others, each unit by unit. So
+  // each product's are one range. Without copies they lie as d_gates, all slots of a unit together.
+  static constexpr int first_like(int slot) {
+    return slot < CellT::kKernelSlot ? 0 : slot < kTogether ? CellT::kKernelSlot : kTogether;
+  }
+  static constexpr int end_like(int slot) {
+    return slot < CellT::kKernelSlot ? CellT::kKernelSlot : slot < kTogether ? kTogether : S;
+  }
+  // First block of the slots like `slot`; of slot S, where the last ends.
+  int64_t blocks_before(int slot) const {
+    int64_t before = 0;
+    for (int j = 0; j < S && end_like(j) <= slot; j = end_like(j)) {
+      before += whole_blocks(unit_blocks * (end_like(j) - first_like(j)));
+    }
+    return before;
+  }
+  // Block of the j-th of `count` slots from `slot` on, counted from the first of their range.
+  int64_t block_of(int64_t u, int slot, int count, int j) const {
+    if (!kCopies) return u * count + j;
+    const int first = first_like(slot + j);
+    return blocks_before(first) + u * (end_like(first) - first) + slot + j - first - blocks_before(slot);
+  }
+  int64_t depth_of(int slot, int count) const {
+    if (!kCopies) return unit_blocks * count * kVector;
+    return (blocks_before(slot + count) - blocks_before(slot)) * kVector;
+  }
+
+  // Where the rounded copy of a slot's gradient goes.
+  Operand* gate_operand(int64_t u, int64_t r, int slot) const {
+    return this->operands_at(buffers.gate_operands) +
+           operand_offset(block_of(u, 0, S, slot), r, capacity);
+  }
+  // Zeros where the slots of a range fill but the first half of its last block.
+  void fill_half_blocks(int part) const {
+    for (int slot = 0; kCopies && slot < S; slot = end_like(slot)) {
+      this->fill_half_block(gate_operand(0, 0, slot), unit_blocks * (end_like(slot) - slot), capacity,
+                            share_of(capacity, part, parts));
+    }
+  }
+  MR_INLINE void put_gate(int64_t u, int64_t r, int slot, V d) const {
+    store(gates_of(u, r) + slot * kVector, d);
+    if constexpr (kCopies) store_operands(gate_operand(u, r, slot), d);
+  }
   V recurrent_mask(int64_t d, int64_t i, int64_t u) const {
     return this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units);
   }
@@ -300,6 +396,8 @@ struct Backward : Worker<Storage> {
         const Real* h = kept_h(u, group.offset[s]);
         const Real* c = CellT::kState ? kept_c(u, group.offset[s]) : h;
         Real* to = gates_of(u, r);
+        Operand* copy[S];
+        for (int j = 0; j < S; ++j) copy[j] = kCopies ? gate_operand(u, r, j) : nullptr;
         Real* dh = d_h + u * rows * kVector;
         Real* dc = CellT::kState ? d_c + u * rows * kVector : nullptr;
         for (int64_t i = 0; i < group.live[s]; ++i, keep += kRow, to += kRow) {
@@ -310,7 +408,11 @@ struct Backward : Worker<Storage> {
                                          load(dh + i * kVector), dc_i, d);
           // Past the last unit an activation may have left Inf: zeros keep it out of the sums.
           MR_UNROLL
-          for (int j = 0; j < S; ++j) store(to + j * kVector, keep_first(d[j], count));
+          for (int j = 0; j < S; ++j) {
+            const V known = keep_first(d[j], count);
+            store(to + j * kVector, known);
+            if constexpr (kCopies) store_operands(copy[j] + i * kOperandBlock, known);
+          }
           store(dh + i * kVector, rest);
           if (CellT::kState) store(dc + i * kVector, dc_i);
         }
@@ -329,9 +431,9 @@ struct Backward : Worker<Storage> {
           const V h = load(kept_h(u, n));
           Real* dh = d_h + (u * rows + i) * kVector;
           store(dh, CellT::backward_candidate(acts, kept, h, load(dh), d));
-          Real* to = gates_of(u, r + i);
-          store(to, keep_first(d[0], count));
-          store(to + 2 * kVector, keep_first(d[2], count));
+          put_gate(u, r + i, 0, keep_first(d[0], count));
+          put_gate(u, r + i, 2, keep_first(d[2], count));
+          if constexpr (kCopies) continue;  // packed with the inputs
           // r * h again, dropped, for the gradient of the candidate's recurrent kernel.
           V reset_h = acts.gate_value(kept[1]) * h;
           if (p.recurrent_dropout_gates) {
@@ -351,13 +453,13 @@ struct Backward : Worker<Storage> {
           const int64_t n = group.offset[s] + i;
           V kept[S], d[S];
           for (int j = 0; j < S; ++j) kept[j] = load(saved(u, n) + j * kVector);
-          V d_reset = load(this->at(buffers.d_reset_h) + (u * rows + i) * kVector);
+          V d_reset = load(this->at(buffers.d_reset_h) + (u * buffers.rows + i) * kVector);
           if (p.recurrent_dropout_gates) {
             d_reset = d_reset * recurrent_mask(p.recurrent_dropout_gates - 1, i, u);
           }
           Real* dh = d_h + (u * rows + i) * kVector;
           store(dh, CellT::backward_reset(acts, kept, load(kept_h(u, n)), d_reset, load(dh), d));
-          store(gates_of(u, r + i) + kVector, keep_first(d[1], count));
+          put_gate(u, r + i, 1, keep_first(d[1], count));
         }
       }
     }
@@ -368,30 +470,38 @@ struct Backward : Worker<Storage> {
   // c[rows][vectors] (+)= d_gates, slots slot.. of kCount gates, times a panel of `vectors`.
   template <int kCount>
   MR_INLINE void transposed_tile(int vectors, int slot, int64_t r, int m, int wide,
-                                 const Real* panel, Operands& o) const {
-    o.a = d_gates + r * kRow + slot * kVector;
-    o.a_block = capacity * kRow;
-    o.block = kCount * kVector;
+                                 const Operand* panel, Operands& o) const {
+    constexpr int kStride = kCopies ? kOperandBlock : kRow;
+    o.k = depth_of(slot, kCount);
+    if constexpr (kCopies) {
+      o.a = gate_operand(0, r, slot);
+      o.a_block = capacity * kOperandBlock;
+      o.block = kOperandBlock;
+    } else {
+      o.a = d_gates + r * kRow + slot * kVector;
+      o.a_block = capacity * kRow;
+      o.block = kCount * kVector;
+    }
     o.b = panel;
-    o.b_panel = vectors * kVector * unit_blocks * kCount * kVector;
-    o.k = unit_blocks * kCount * kVector;
+    o.b_panel = vectors * kVector * o.k;
     switch (vectors) {
-      case 1: return run_tile<1, kRow, 1, 1 * kVector>(m, wide, o);
-      case 2: return run_tile<2, kRow, 1, 2 * kVector>(m, wide, o);
-      case 3: return run_tile<3, kRow, 1, 3 * kVector>(m, wide, o);
-      default: return run_tile<4, kRow, 1, 4 * kVector>(m, wide, o);
+      case 1: return run_tile<1, kStride, 1, 1 * kVector>(m, wide, o);
+      case 2: return run_tile<2, kStride, 1, 2 * kVector>(m, wide, o);
+      case 3: return run_tile<3, kStride, 1, 3 * kVector>(m, wide, o);
+      default: return run_tile<4, kStride, 1, 4 * kVector>(m, wide, o);
     }
   }
 
-  const Real* recurrent_panel(int slot, int count, int64_t q) const {
-    return this->at(layout.recurrent_kernel_t) + slot * gate_panels(unit_blocks) +
-           q * width * kVector * unit_blocks * count * kVector;
+  const Operand* recurrent_panel(int slot, int count, int64_t q) const {
+    return this->operands_at(layout.recurrent_kernel_t) + slot * gate_panels(unit_blocks) +
+           q * width * kVector * depth_of(slot, count);
   }
 
   // d_h += the part that passes through recurrent_kernel; for LSTM there is no other.
   template <int kCount>
   void recurrent_product(Range panels, int64_t n, int64_t r) const {
-    if (p.recurrent_dropout_gates > 0) return dropped_product<kCount>(panels, n, r);
+    // Matrix registers write whole rows of sixteen, also over rows that still wait for their last step.
+    if (kCopies || p.recurrent_dropout_gates > 0) return buffered_product<kCount>(panels, n, r);
     Operands o;
     o.c_row = kVector;
     o.c_vector = rows * kVector;
@@ -415,9 +525,9 @@ struct Backward : Worker<Storage> {
     return q + wide <= end && (q + wide) * vectors <= blocks ? wide : 1;
   }
 
-  // The same where the operand of each gate had a dropout mask.
+  // The same by way of a buffer, where the operand of each gate may have had a dropout mask.
   template <int kCount>
-  void dropped_product(Range panels, int64_t n, int64_t r) const {
+  void buffered_product(Range panels, int64_t n, int64_t r) const {
     Operands o;
     o.accumulate = false;
     o.c_vector = kVector;
@@ -426,7 +536,7 @@ struct Backward : Worker<Storage> {
       const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
       o.c_row = vectors * kVector;
       for_tiles<most_rows(kWidest)>(n, [&](int64_t i, int m) {
-        alignas(64) Real product[8 * kWidest * kVector];
+        alignas(64) Real product[kProduct];
         o.c = product;
         for (int j = 0; j < kCount; ++j) {
           if (each_recurrent_gate) {
@@ -442,9 +552,9 @@ struct Backward : Worker<Storage> {
             for (int v = 0; v < vectors; ++v) {
               const int64_t u = q * width + v;
               Real* to = d_h + (u * rows + i + k) * kVector;
-              const V masked = load(product + (k * vectors + v) * kVector) *
-                               recurrent_mask(d, i + k, u);
-              store(to, overwrite ? masked : load(to) + masked);
+              V part = load(product + (k * vectors + v) * kVector);
+              if (p.recurrent_dropout_gates > 0) part = part * recurrent_mask(d, i + k, u);
+              store(to, overwrite ? part : load(to) + part);
             }
           }
         }
@@ -456,13 +566,13 @@ struct Backward : Worker<Storage> {
   void reset_product(Range panels, int64_t n, int64_t r) const {
     Operands o;
     o.c_row = kVector;
-    o.c_vector = rows * kVector;
+    o.c_vector = buffers.rows * kVector;
     o.c_panel = 0;
     o.accumulate = false;
     for (int64_t q = panels.begin; q < panels.end; ++q) {
       const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
       for_tiles<most_rows(kWidest)>(n, [&](int64_t i, int m) {
-        o.c = this->at(buffers.d_reset_h) + (q * width * rows + i) * kVector;
+        o.c = this->at(buffers.d_reset_h) + (q * width * buffers.rows + i) * kVector;
         transposed_tile<1>(vectors, 2, r + i, m, 1, recurrent_panel(2, 1, q), o);
       });
     }
@@ -480,16 +590,17 @@ struct Backward : Worker<Storage> {
       const int vectors = static_cast<int>(least(panel_width, feature_blocks - q * panel_width));
       o.c_row = vectors * kVector;
       for_tiles<most_rows(kWidest)>(mine.end - mine.begin, [&](int64_t i, int m) {
-        alignas(64) Real product[8 * kWidest * kVector], sum[8 * kWidest * kVector];
+        alignas(64) Real product[kProduct], sum[kProduct];
         o.c = product;
         const int64_t r = mine.begin + i;
         const int64_t masks = p.input_dropout_gates;
         const int64_t* source = &group.input[group.offset[begin] + r];
         for (int g = 0; g < (each_input_gate ? G : 1); ++g) {
           const int count = each_input_gate ? 1 : G;
-          const Real* panel = this->at(layout.kernel_t) + g * gate_panels(feature_blocks) +
-                              q * panel_width * kVector * unit_blocks * count * kVector;
           const int slot = CellT::kKernelSlot + g;
+          const Operand* panel = this->operands_at(layout.kernel_t) +
+                                 g * gate_panels(feature_blocks) +
+                                 q * panel_width * kVector * depth_of(slot, count);
           if (each_input_gate) {
             transposed_tile<1>(vectors, slot, r, m, 1, panel, o);
           } else {
@@ -521,7 +632,7 @@ struct Backward : Worker<Storage> {
 
   // --- weight gradients ------------------------------------------------------------------------
 
-  // to[u][k][gates][V] (+)= operand^T @ d_gates for kCount gates: operand [block][r][V] with
+  // to[k][gates][V] (+)= operand^T @ d_gates for kCount gates: operand [block][r][V] with
   // `block_stride`, `n` rows of the chunk, k < `features`.
   template <int kCount>
   MR_INLINE void weight_product(const Real* operand, int64_t block_stride, int64_t features,
@@ -538,7 +649,7 @@ struct Backward : Worker<Storage> {
     for (int64_t f = 0; f * kVector < features; ++f) {
       for_tiles<most_rows(kCount)>(first_of(features, f), [&](int64_t l, int m) {
         o.a = operand + f * block_stride + l;
-        o.c = to + (u * features + f * kVector + l) * G * kVector;
+        o.c = to + (f * kVector + l) * G * kVector;
         run_tile<kCount, 1, kVector, kRow>(m, 1, o);
       });
     }
@@ -548,9 +659,10 @@ struct Backward : Worker<Storage> {
     const int64_t start = group.offset[begin], n = group.offset[end] - start;
     const int64_t chunk_block = capacity * kVector, kept_block = real_steps * kVector;
     const Real* x = this->at(buffers.inputs);
-    Real* d_kernel = this->at(buffers.d_kernel);
-    Real* d_recurrent = this->at(buffers.d_recurrent_kernel);
     for (int64_t u = units.begin; u < units.end; ++u) {
+      Real* d_kernel = this->at(buffers.d_kernel) + u * layout.kernel_rows * G * kVector;
+      Real* d_recurrent =
+          this->at(buffers.d_recurrent_kernel) + u * layout.recurrent_rows * G * kVector;
       if (each_input_gate) {
         for (int g = 0; g < G; ++g) {
           weight_product<1>(x + g * feature_blocks * chunk_block, chunk_block, p.features, n, u,
@@ -579,6 +691,39 @@ struct Backward : Worker<Storage> {
     }
   }
 
+  // From copies in pairs: those of one unit block's gates serve all products while they are in the L1
+  // cache.
+  void paired_weight_gradients(int part, Range units, int64_t n, bool first) const {
+    Operand* gates = this->operands_at(buffers.gate_pairs) + part * capacity * kRow;
+    const int64_t strip_rows = round_up(n, kStrip);
+    Operands o;
+    o.accumulate = !first;
+    for (int64_t u = units.begin; u < units.end; ++u) {
+      const Real* row = gates_of(u, 0);
+      Operand* pair = gates;
+      for (int64_t r = 0; r < strip_rows; r += 2, row += 2 * kRow) {
+        for (int j = 0; j < S; ++j, pair += 2 * kVector) {
+          const OperandVector v =
+              pair_of(r < n ? load(row + j * kVector) : zeros(),
+                      r + 1 < n ? load(row + kRow + j * kVector) : zeros());
+          memcpy(static_cast<void*>(pair), &v, sizeof(v));
+        }
+      }
+      multiply_rows<G, kRow>(this->operands_at(buffers.inputs), p.features, n, capacity,
+                             gates + CellT::kKernelSlot * kPair * kVector, o, G * kVector,
+                             this->at(buffers.d_kernel) + u * layout.kernel_rows * G * kVector);
+      Real* d_recurrent =
+          this->at(buffers.d_recurrent_kernel) + u * layout.recurrent_rows * G * kVector;
+      multiply_rows<kTogether, kRow>(this->operands_at(buffers.dropped_h), p.units, n, capacity, gates,
+                                     o, G * kVector, d_recurrent);
+      if constexpr (CellT::kResetBefore) {
+        multiply_rows<1, kRow>(this->operands_at(buffers.reset_h), p.units, n, capacity,
+                               gates + 2 * kPair * kVector, o, G * kVector, d_recurrent + 2 * kVector);
+      }
+      bias_gradient(u, n, first);
+    }
+  }
+
   void bias_gradient(int64_t u, int64_t n, bool first) const {
     Real* to = this->at(buffers.d_bias) + u * kRow;
     V sum[S];
@@ -601,14 +746,14 @@ struct Backward : Worker<Storage> {
       for (int64_t k = 0; k < p.features; ++k) {
         for (int g = 0; g < G; ++g) {
           put(job.gradients.d_kernel, k, g, u, sum_of(&BackwardLayout::PerGroup::d_kernel,
-                                                      ((u * p.features + k) * G + g) * kVector));
+                                                      ((u * layout.kernel_rows + k) * G + g) * kVector));
         }
       }
       for (int64_t k = 0; k < p.units; ++k) {
         for (int j = 0; j < G; ++j) {
           put(job.gradients.d_recurrent_kernel, k, CellT::recurrent_gate(j), u,
               sum_of(&BackwardLayout::PerGroup::d_recurrent_kernel,
-                     ((u * p.units + k) * G + j) * kVector));
+                     ((u * layout.recurrent_rows + k) * G + j) * kVector));
         }
       }
       if (job.gradients.d_bias == nullptr) continue;

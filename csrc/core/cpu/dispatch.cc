@@ -6,6 +6,7 @@
 #include <unistd.h>
 #endif
 
+#include <algorithm>
 #include <cstdlib>
 #include <iterator>
 #include <string>
@@ -55,6 +56,9 @@ bool has_matrix_registers() {
 #endif
 }
 #endif
+
+// Whether an instruction set's kernels are those with products of bfloat16.
+bool multiplies_bfloat16(std::string_view isa) { return isa == "avx512bf16" || isa == "amx"; }
 
 bool has([[maybe_unused]] std::string_view isa) {
 #if defined(__x86_64__)
@@ -145,7 +149,12 @@ Choice choose_kernel(const Problem& problem, std::string_view isa) {
         choice.forward = row.forward;
         choice.multiply_adds = table->multiply_adds;
       }
-      if (choice.backward == nullptr) choice.backward = row.backward;
+      // Backward with products of bfloat16 knows one dropout mask for all gates at most.
+      const bool masks_each_gate = std::max(problem.input_dropout_gates,
+                                            problem.recurrent_dropout_gates) > 1;
+      if (choice.backward == nullptr && !(multiplies_bfloat16(tables->isa) && masks_each_gate)) {
+        choice.backward = row.backward;
+      }
     }
     if (choice.forward != nullptr && choice.backward != nullptr) return choice;
   }

@@ -9,9 +9,7 @@
 //
 #include "math.h"
 //
-#if !defined(__AVX512BF16__)
 #include "backward.h"
-#endif
 #include "dispatch.h"
 #include "forward.h"
 
@@ -52,12 +50,8 @@ void run_pass(const Job& job, int thread) {
 
 template <class CellT, class Storage>
 constexpr KernelRow row() {
-#if defined(__AVX512BF16__)
-  constexpr Kernel backward = nullptr;  // in float, from the set below
-#else
-  constexpr Kernel backward = run_pass<Backward, CellT, Storage>;
-#endif
-  return {CellT::kCell, StorageOf<Storage>::dtype, run_pass<Forward, CellT, Storage>, backward};
+  return {CellT::kCell, StorageOf<Storage>::dtype, run_pass<Forward, CellT, Storage>,
+          run_pass<Backward, CellT, Storage>};
 }
 
 constexpr KernelRow kRows[] = {

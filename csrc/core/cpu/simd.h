@@ -207,6 +207,23 @@ MR_INLINE OperandVector splat_operand(const Operand* p) {
 MR_INLINE V multiply_add(OperandVector a, OperandVector b, V c) {
   return (V)_mm512_dpbf16_ps((__m512)c, a, b);
 }
+// As store, but subnormal numbers become zero, as they are to a product.
+MR_INLINE void store_operands(Operand* p, V v) {
+  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+  memcpy(p, &rounded, sizeof(rounded));
+}
+// first[0], second[0], first[1], second[1]..
+MR_INLINE OperandVector pair_of(V first, V second) {
+  Half lane[2];
+  for (int l = 0; l < kVector; ++l) {
+    lane[l * 2 / kVector][l * 2 % kVector] = static_cast<uint16_t>(l);
+    lane[l * 2 / kVector][l * 2 % kVector + 1] = static_cast<uint16_t>(kVector + l);
+  }
+  __m512i order;
+  memcpy(&order, lane, sizeof(order));
+  return (OperandVector)_mm512_permutexvar_epi16(
+      order, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+}
 #else
 using Operand = Real;
 constexpr int kPair = 1;
@@ -215,6 +232,8 @@ using OperandVector = V;
 MR_INLINE OperandVector load_operands(const Operand* p) { return load(p); }
 MR_INLINE OperandVector splat_operand(const Operand* p) { return splat(*p); }
 MR_INLINE V multiply_add(V a, V b, V c) { return fma_of(a, b, c); }
+MR_INLINE void store_operands(Operand* p, V v) { store(p, v); }
+MR_INLINE OperandVector pair_of(V first, V) { return first; }
 #endif
 
 // Values of k that one row's operands hold side by side: [k block][row][kOperandBlock].

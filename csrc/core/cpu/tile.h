@@ -42,6 +42,7 @@ namespace {
 
 // For machines whose registers of multiply-adds have no shape.
 struct MatrixRegisters {};
+MR_INLINE void transpose(OperandVector*) {}
 
 constexpr bool kFetchesNext = true;
 

@@ -1,4 +1,4 @@
-// The multiply-add loop on the matrix registers of AMX, for bfloat16 forward: one instruction multiplies
+// The multiply-add loop on the matrix registers of AMX, for bfloat16: one instruction multiplies
 // sixteen rows of 32 values of k with sixteen columns, fourteen times as fast as float32 vectors on
 // Granite Rapids. Its speed is that of its loads, so two registers of rows meet two of columns.
 //
@@ -55,7 +55,15 @@ __attribute__((noinline)) void one_by_all(const Operands& o) {
   memory_is_read(o.a);
   constexpr int64_t b_stride = kStepB * kPair * int64_t{sizeof(Operand)};
   constexpr int64_t kColumn = kVector * kPair;
-  zero_sums();
+  const int64_t c_stride = o.c_row * int64_t{sizeof(Real)};
+  if (o.accumulate) {
+    _tile_loadd(0, o.c, c_stride);
+    if constexpr (Vectors > 1) _tile_loadd(1, o.c + o.c_vector, c_stride);
+    if constexpr (Vectors > 2) _tile_loadd(2, o.c + 2 * o.c_vector, c_stride);
+    if constexpr (Vectors > 3) _tile_loadd(3, o.c + 3 * o.c_vector, c_stride);
+  } else {
+    zero_sums();
+  }
   const Operand *a = o.a, *b = o.b;
   for (int64_t k = 0; k < o.k; k += kOperandBlock, a += o.a_block, b += kOperandBlock * kStepB) {
     _tile_loadd(4, a, kMatrixBytes);
@@ -74,7 +82,6 @@ __attribute__((noinline)) void one_by_all(const Operands& o) {
       _tile_dpbf16ps(3, 4, 6);
     }
   }
-  const int64_t c_stride = o.c_row * int64_t{sizeof(Real)};
   _tile_stored(0, o.c, c_stride);
   if constexpr (Vectors > 1) _tile_stored(1, o.c + o.c_vector, c_stride);
   if constexpr (Vectors > 2) _tile_stored(2, o.c + 2 * o.c_vector, c_stride);
@@ -87,7 +94,18 @@ __attribute__((noinline)) void two_by_two(int first, const Operands& o) {
   memory_is_read(o.a);
   constexpr int64_t b_stride = kStepB * kPair * int64_t{sizeof(Operand)};
   constexpr int64_t kColumn = kVector * kPair;
-  zero_sums();
+  const int64_t c_stride = o.c_row * int64_t{sizeof(Real)};
+  Real *c = o.c + first * o.c_vector, *below = c + kMatrixRows * o.c_row;
+  if (o.accumulate) {
+    _tile_loadd(0, c, c_stride);
+    _tile_loadd(2, below, c_stride);
+    if constexpr (kTwoColumns) {
+      _tile_loadd(1, c + o.c_vector, c_stride);
+      _tile_loadd(3, below + o.c_vector, c_stride);
+    }
+  } else {
+    zero_sums();
+  }
   const Operand *a = o.a, *b = o.b + first * kColumn;
   for (int64_t k = 0; k < o.k; k += kOperandBlock, a += o.a_block, b += kOperandBlock * kStepB) {
     _tile_loadd(4, a, kMatrixBytes);
@@ -101,8 +119,6 @@ __attribute__((noinline)) void two_by_two(int first, const Operands& o) {
       _tile_dpbf16ps(3, 5, 7);
     }
   }
-  const int64_t c_stride = o.c_row * int64_t{sizeof(Real)};
-  Real *c = o.c + first * o.c_vector, *below = c + kMatrixRows * o.c_row;
   _tile_stored(0, c, c_stride);
   _tile_stored(2, below, c_stride);
   if constexpr (kTwoColumns) {
@@ -111,7 +127,8 @@ __attribute__((noinline)) void two_by_two(int first, const Operands& o) {
   }
 }
 
-// As in tile.h, for one panel and without adding to c.
+// As in tile.h, for one panel. A sum that is added to c starts from it: what that costs in accuracy is
+// far below the rounding of the operands.
 template <int Vectors, int kRowStride, int kStep, int kStepB>
 MR_INLINE void run_tile(int rows, int, const Operands& o) {
   static_assert(kStep == 1 && kRowStride == kOperandBlock);
@@ -125,6 +142,38 @@ template <int kMost, class F>
 MR_INLINE void for_tiles(int64_t n, const F& f) {
   for (int64_t first = 0; first < n; first += kMost) {
     f(first, static_cast<int>(n - first < kMost ? n - first : kMost));
+  }
+}
+
+// Rows and columns of a 16 x 16 matrix of pairs exchanged.
+MR_INLINE void transpose(OperandVector* rows) {
+  __m512i* row = reinterpret_cast<__m512i*>(rows);
+  __m512i two[16], four[16];
+  MR_UNROLL
+  for (int i = 0; i < 16; i += 2) {
+    two[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
+    two[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
+  }
+  // four[g + c] holds rows g to g + 3 of columns c, c + 4, c + 8 and c + 12.
+  MR_UNROLL
+  for (int g = 0; g < 16; g += 4) {
+    MR_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      four[g + 2 * half] = _mm512_unpacklo_epi64(two[g + half], two[g + 2 + half]);
+      four[g + 2 * half + 1] = _mm512_unpackhi_epi64(two[g + half], two[g + 2 + half]);
+    }
+  }
+  constexpr int kEven = 0x88, kOdd = 0xdd;  // lanes of both operands
+  MR_UNROLL
+  for (int c = 0; c < 4; ++c) {
+    const __m512i even[2] = {_mm512_shuffle_i32x4(four[c], four[c + 4], kEven),
+                             _mm512_shuffle_i32x4(four[c + 8], four[c + 12], kEven)};
+    const __m512i odd[2] = {_mm512_shuffle_i32x4(four[c], four[c + 4], kOdd),
+                            _mm512_shuffle_i32x4(four[c + 8], four[c + 12], kOdd)};
+    row[c] = _mm512_shuffle_i32x4(even[0], even[1], kEven);
+    row[c + 4] = _mm512_shuffle_i32x4(odd[0], odd[1], kEven);
+    row[c + 8] = _mm512_shuffle_i32x4(even[0], even[1], kOdd);
+    row[c + 12] = _mm512_shuffle_i32x4(odd[0], odd[1], kOdd);
   }
 }
 
