@@ -703,10 +703,8 @@ struct Backward : Worker<Storage> {
       Operand* pair = gates;
       for (int64_t r = 0; r < strip_rows; r += 2, row += 2 * kRow) {
         for (int j = 0; j < S; ++j, pair += 2 * kVector) {
-          const OperandVector v =
-              pair_of(r < n ? load(row + j * kVector) : zeros(),
-                      r + 1 < n ? load(row + kRow + j * kVector) : zeros());
-          memcpy(static_cast<void*>(pair), &v, sizeof(v));
+          store_operands(pair, pair_of(r < n ? load(row + j * kVector) : zeros(),
+                                       r + 1 < n ? load(row + kRow + j * kVector) : zeros()));
         }
       }
       multiply_rows<G, kRow>(this->operands_at(buffers.inputs), p.features, n, capacity,

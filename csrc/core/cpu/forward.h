@@ -163,12 +163,13 @@ struct Forward : Worker<Storage> {
 
   MR_INLINE void put_dropped(int64_t s, int64_t u, int64_t i, V h) const {
     if (kPair > 1 && p.recurrent_dropout_gates == 0) {
-      store(dropped(s, 0) + operand_offset(u, i, buffers.rows), keep_first(h, this->unit_count(u)));
+      store_operands(dropped(s, 0) + operand_offset(u, i, buffers.rows),
+                     keep_first(h, this->unit_count(u)));
     }
     for (int64_t d = 0; d < p.recurrent_dropout_gates; ++d) {
-      store(dropped(s, d) + operand_offset(u, i, buffers.rows),
-            keep_first(h * this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units),
-                       kPair > 1 ? this->unit_count(u) : kVector));
+      store_operands(dropped(s, d) + operand_offset(u, i, buffers.rows),
+                     keep_first(h * this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units),
+                                kPair > 1 ? this->unit_count(u) : kVector));
     }
   }
   int64_t h_copies() const { return p.recurrent_dropout_gates > 0 ? p.recurrent_dropout_gates : 1; }
@@ -387,8 +388,8 @@ struct Forward : Worker<Storage> {
                                             group.row[i], u, p.units);
         }
         store(projection, saved[0]);
-        store(reset + operand_offset(u, i, buffers.rows),
-              keep_first(reset_h, kPair > 1 ? this->unit_count(u) : kVector));
+        store_operands(reset + operand_offset(u, i, buffers.rows),
+                       keep_first(reset_h, kPair > 1 ? this->unit_count(u) : kVector));
         if (training) {
           Real* to = saved_of(u, group.offset[s] + i);
           store(to, saved[0]);

@@ -89,10 +89,10 @@ struct Worker {
       for (int64_t f = 0; f < feature_blocks; ++f) {
         const V x = load_first(from + f * kVector, first_of(p.features, f));
         Operand* block = to + operand_offset(f, r, capacity);
-        if (masks == 0) store(block, x);
+        if (masks == 0) store_operands(block, x);
         for (int64_t d = 0; d < masks; ++d) {
-          store(block + d * whole_blocks(feature_blocks) * capacity * kVector,
-                x * dropout(p.input_dropout, d, source / p.time, f, p.features));
+          store_operands(block + d * whole_blocks(feature_blocks) * capacity * kVector,
+                         x * dropout(p.input_dropout, d, source / p.time, f, p.features));
         }
       }
     }
@@ -125,15 +125,9 @@ struct Worker {
       Operand* panel = to + u * whole_depth(k) * count * kVector;
       for (int64_t i = 0; i < k; i += kPair, from += kPair * width) {
         for (int g = 0; g < count; ++g, panel += kPair * kVector) {
-          const V first_of_pair = load_first(from + g * p.units, n);
-          if constexpr (kPair == 1) {
-            store(panel, first_of_pair);
-          } else {
-            Operand pair[2][kVector];
-            store(pair[0], first_of_pair);
-            store(pair[1], i + 1 < k ? load_first(from + width + g * p.units, n) : zeros());
-            for (int l = 0; l < 2 * kVector; ++l) panel[l] = pair[l % 2][l / 2];
-          }
+          const bool has_second = kPair > 1 && i + 1 < k;
+          store_operands(panel, pair_of(load_first(from + g * p.units, n),
+                                        has_second ? load_first(from + width + g * p.units, n) : zeros()));
         }
       }
       const int64_t missing = whole_depth(k) - round_up(k, kPair);

@@ -31,7 +31,7 @@ MR_INLINE void pack_rows(Range strips, int64_t n, int64_t blocks, int64_t capaci
       if constexpr (kHasMatrices) transpose(pairs);
       Operand* strip = kHasMatrices ? to + (s * blocks + f) * kVector * kStrip
                                     : to + (f * capacity + s * kStrip) * kVector;
-      memcpy(static_cast<void*>(strip), pairs, sizeof(pairs));
+      for (int i = 0; i < kPairs; ++i) store_operands(strip + i * kPair * kVector, pairs[i]);
     }
   }
 }

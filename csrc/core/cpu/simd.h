@@ -212,6 +212,7 @@ MR_INLINE void store_operands(Operand* p, V v) {
   const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
   memcpy(p, &rounded, sizeof(rounded));
 }
+MR_INLINE void store_operands(Operand* p, OperandVector v) { memcpy(p, &v, sizeof(v)); }
 // first[0], second[0], first[1], second[1]..
 MR_INLINE OperandVector pair_of(V first, V second) {
   Half lane[2];
