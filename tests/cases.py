@@ -20,8 +20,8 @@ from masked_rnn import reference
 # compute in float32 and pay for rounding what they store, once: 2^-8 and 2^-11, and that is all.
 TOLERANCE = {"float64": 1e-14, "float32": 4e-6, "bfloat16": 4e-3, "float16": 5e-4}
 
-# Where the machine multiplies bfloat16 values, the state and what dropout made of an operand are
-# rounded to 2^-8 for each product, as Keras rounds them; over the steps that adds up.
+# Where the machine multiplies bfloat16 values, the state, the gates' gradients and what dropout made
+# of an operand are rounded to 2^-8 for each product, as Keras rounds them; over the steps that adds up.
 BFLOAT16_PRODUCTS = ("avx512bf16", "amx")
 TOLERANCE_OF_BFLOAT16_PRODUCTS = 3e-2
 
