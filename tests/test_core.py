@@ -257,7 +257,8 @@ def test_a_row_depends_on_nothing_but_itself(units, cell, dtype, isa):
 
 @every_kernel
 @pytest.mark.parametrize(
-    "size", [(1, 9, 3, 151), (2, 5, 17, 64), (17, 9, 3, 17), (65, 4, 3, 3)], ids=str
+    # the last: more recurrent weights than a core keeps, shared out by units
+    "size", [(1, 9, 3, 151), (2, 5, 17, 64), (17, 9, 3, 17), (65, 4, 3, 3), (18, 2, 3, 530)], ids=str
 )
 def test_threads_and_repetition(size, cell, dtype, isa):
     arguments, gradients = cases.make_arrays(Case(*size), cell, dtype)

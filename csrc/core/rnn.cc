@@ -87,7 +87,7 @@ struct Plan::State {
   }
   Split best_split(const Options& options) const {
     return choose_split(problem, schedule, Blocks(problem, vector).units, threads(options),
-                        meeting_cost());
+                        kernel.sharing);
   }
 
   int64_t reserve_bytes(int64_t elements) const {

@@ -1,6 +1,7 @@
 #include "schedule.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -83,8 +84,24 @@ void Schedule::deal(const Problem& p, int number_of_groups) {
   }
 }
 
+namespace {
+
+// Whether the average step has an eighth less than `rows` live rows, where more of them count as `rows`.
+bool has_fewer_rows(std::vector<int64_t> count, int64_t rows) {
+  const int64_t longest = *std::max_element(count.begin(), count.end());
+  // The sum over steps of min(live, rows) is that over the longest rows of their steps.
+  if (rows < static_cast<int64_t>(count.size())) {
+    std::nth_element(count.begin(), count.begin() + rows, count.end(), std::greater<>());
+    count.resize(rows);
+  }
+  const int64_t steps = std::accumulate(count.begin(), count.end(), int64_t{0});
+  return double(steps) < 7.0 / 8 * double(rows) * double(longest);
+}
+
+}  // namespace
+
 Split choose_split(const Problem& p, const Schedule& schedule, int64_t unit_blocks, int threads,
-                   MeetingCost cost) {
+                   SharingCost cost) {
   const int64_t real_steps = schedule.real_steps();
   const int64_t rows = schedule.rows();
   if (threads < 2 || rows == 0) return {};
@@ -94,10 +111,15 @@ Split choose_split(const Problem& p, const Schedule& schedule, int64_t unit_bloc
       double(real_steps) * double(p.features + p.units) * double(gates(p.cell) * p.units);
   if (multiply_adds < 1e6) return {};
 
+  // Parts share the weights, of which each may then keep its own.
+  const double recurrent_weights = double(p.units) * double(gates(p.cell) * p.units);
+  if (recurrent_weights > cost.near_weights && unit_blocks >= threads &&
+      has_fewer_rows(schedule.count, cost.far_rows * threads)) {
+    return {1, threads};
+  }
   // Groups that keep eight rows, a full tile, need no meeting between steps. Fewer rows are split
   // by units where each part then loads so many weights less that a meeting after each step pays.
   if (rows >= 8 * threads) return {threads, 1};
-  const double recurrent_weights = double(p.units) * double(gates(p.cell) * p.units);
   int parts = static_cast<int>(std::min<int64_t>(threads, unit_blocks));
   const double step = cost.meeting + cost.element * double(rows) * double(p.units);
   while (parts > 1 && recurrent_weights < step * parts) --parts;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "params.h"
@@ -48,15 +49,20 @@ struct Split {
   int threads() const { return groups * parts; }  // one of the two is 1
 };
 
-// What it costs parts to meet after a step, in recurrent weights that one of them would multiply with a
-// row meanwhile: the meeting itself, and each element of the state, half of which comes from another
-// core's cache.
-struct MeetingCost {
+// What decides between the two on a machine. Costs are in recurrent weights that a core would multiply
+// with a row meanwhile.
+struct SharingCost {
+  // Of parts that meet after a step: the meeting itself, and each element of the state, half of which
+  // comes from another core's cache.
   double meeting, element;
+  // A core keeps so many recurrent weights from step to step. More have to come again in each, from
+  // where a product with fewer than `far_rows` rows waits for them.
+  double near_weights = std::numeric_limits<double>::infinity();
+  int64_t far_rows = 0;
 };
 
 Split choose_split(const Problem& problem, const Schedule& schedule, int64_t unit_blocks,
-                   int threads, MeetingCost cost);
+                   int threads, SharingCost cost);
 
 // Time index of a processing position.
 inline int64_t time_of(const Problem& p, int64_t position) {

@@ -35,10 +35,8 @@ struct Choice {
   int vector_bytes;
   Kernel forward, backward;
   void (*multiply_adds)(int64_t count);  // with forward's instructions
+  SharingCost sharing;                   // on this machine
 };
 Choice choose_kernel(const Problem& problem, std::string_view isa);
-
-// Of this machine.
-MeetingCost meeting_cost();
 
 }  // namespace masked_rnn
