@@ -237,8 +237,8 @@ struct Forward : Worker<Storage> {
 
   // c[panel][row][G][V] = h @ recurrent_kernel for gates first.. of `panels` unit blocks.
   template <int kCount>
-  MR_INLINE void recurrent_product(int first, int64_t s, int64_t u, int panels, int64_t i, int m,
-                                   Real* c) const {
+  MR_INLINE void recurrent_product(Range units, int first, int64_t s, int64_t u, int panels, int64_t i,
+                                   int m, Real* c) const {
     Operands o;
     o.block = kOperandBlock;
     o.c_row = G * kVector;
@@ -276,10 +276,11 @@ struct Forward : Worker<Storage> {
     o.b_panel = depth * kCount * kVector;
     o.b = weights + u * o.b_panel;
     o.c = c;
-    if (kFetchesNext && unit_blocks * o.b_panel * int64_t{sizeof(Operand)} > kNear) {
+    const int64_t panels_of_part = units.end - units.begin;
+    if (kFetchesNext && panels_of_part * o.b_panel * int64_t{sizeof(Operand)} > kNear) {
       const int64_t fetched = i / m * depth * kLine;  // by the tiles before, of the next panel
       if (fetched < o.b_panel) {
-        o.next = weights + (u + 1 < unit_blocks ? u + 1 : 0) * o.b_panel + fetched;
+        o.next = weights + (u + 1 < units.end ? u + 1 : units.begin) * o.b_panel + fetched;
       }
     }
     run_tile<kCount, kOperandBlock, 1, kCount * kVector>(m, panels, o);
@@ -291,7 +292,7 @@ struct Forward : Worker<Storage> {
     for_panels<kTogether>(units, group.live[s], [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct], projection[kProduct];
       if (alone) input_product(u, panels, i, m, 0, projection);
-      recurrent_product<kTogether>(0, s, u, panels, i, m, product);
+      recurrent_product<kTogether>(units, 0, s, u, panels, i, m, product);
       for (int w = 0; w < panels; ++w) {
         if constexpr (CellT::kResetBefore) {
           gates_phase(s, u + w, i, m, chunk_row, product + w * m * G * kVector);
@@ -306,7 +307,7 @@ struct Forward : Worker<Storage> {
   void candidate_step(Range units, int64_t s, int64_t chunk_row) const {
     for_panels<1>(units, group.live[s], [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct];
-      recurrent_product<1>(2, s, u, panels, i, m, product);
+      recurrent_product<1>(units, 2, s, u, panels, i, m, product);
       for (int w = 0; w < panels; ++w) {
         candidate_phase(s, u + w, i, m, chunk_row, product + w * m * G * kVector);
       }
