@@ -4,8 +4,8 @@
 // while they are in the cache. Every group sums its own weight gradients; they are added in
 // order at the end, so that a run repeats bit for bit.
 //
-// Where a machine multiplies bfloat16 values, the products read rounded copies: of the gates' gradients
-// written beside them, of inputs and states packed in pairs of rows (row_operands.h).
+// Where a machine multiplies bfloat16 values, the products read rounded copies: of the gates'
+// gradients written beside them, of inputs and states packed in pairs of rows (row_operands.h).
 #pragma once
 
 #include "row_operands.h"
@@ -23,8 +23,7 @@ struct Backward : Worker<Storage> {
   static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
   static constexpr int kWidest = 4;  // vectors in a panel
   static constexpr bool kCopies = kPair > 1;
-  // A tile's rows of a panel; eight rows more than most_rows of the widest.
-  static constexpr int kProduct = (most_rows(kWidest) > 8 ? most_rows(kWidest) : 8) * kWidest * kVector;
+  static constexpr int kProduct = most_rows(kWidest) * kWidest * kVector;  // the largest tile
 
   Backward(const Job& job, Member& member, int group_index)
       : Base(job, member, group_index),
@@ -122,9 +121,9 @@ struct Backward : Worker<Storage> {
 
   // --- packing ---------------------------------------------------------------------------------
 
-  // Rows of `weights` [n][G*H] as columns: [panel][k][width*V] for panels of `width` blocks of rows,
-  // where k are the values of slots `slot`.. in the order of the gates' gradients; `gate(j)` is the
-  // gate that comes j-th. Padding is zero.
+  // Rows of `weights` [n][G*H] as columns: [panel][k][width*V] for panels of `width` blocks of
+  // rows, where k are the values of slots `slot`.. in the order of the gates' gradients; `gate(j)`
+  // is the gate that comes j-th. Padding is zero.
   template <class Gate>
   void pack_transposed(const void* weights, int64_t n, int64_t panel_width, int slot, int count,
                        const Gate& gate, Range mine, Operand* to) const {
@@ -143,7 +142,9 @@ struct Backward : Worker<Storage> {
             Operand values[kVector];
             store_operands(values, v);
             Operand* column = panel + block_of(u, slot, count, j) * kVector * columns + c * kPair;
-            for (int l = 0; l < kVector; ++l) column[l / kPair * kPair * columns + l % kPair] = values[l];
+            for (int l = 0; l < kVector; ++l) {
+              column[l / kPair * kPair * columns + l % kPair] = values[l];
+            }
           }
         }
       }
@@ -153,8 +154,8 @@ struct Backward : Worker<Storage> {
   Range share_of_panels(int share, int64_t blocks, int64_t panel_width) const {
     return share_of((blocks + panel_width - 1) / panel_width, share, job.threads());
   }
-  // Elements of one gate's transposed panels. Those of rounded copies are half as large, which leaves
-  // room for their padding.
+  // Elements of one gate's transposed panels. Those of rounded copies are half as large, which
+  // leaves room for their padding.
   int64_t gate_panels(int64_t blocks) const {
     return blocks * kVector * unit_blocks * kVector * int64_t{sizeof(Real) / sizeof(Operand)};
   }
@@ -163,8 +164,8 @@ struct Backward : Worker<Storage> {
     Operand* kernel = this->operands_at(layout.kernel_t);
     const int input_count = each_input_gate ? 1 : G;
     for (int g = 0; g < G; g += input_count) {
-      pack_transposed(p.kernel, p.features, layout.feature_panel, CellT::kKernelSlot + g, input_count,
-                      [g](int j) { return g + j; },
+      pack_transposed(p.kernel, p.features, layout.feature_panel, CellT::kKernelSlot + g,
+                      input_count, [g](int j) { return g + j; },
                       share_of_panels(share, feature_blocks, layout.feature_panel),
                       kernel + g * gate_panels(feature_blocks));
     }
@@ -293,8 +294,8 @@ struct Backward : Worker<Storage> {
     if constexpr (CellT::kResetBefore) {
       pack_rows(strips, n, unit_blocks, capacity, [&](int64_t u, int64_t r) {
         const V reset = acts.gate_value(load(saved(u, start + r) + kVector));
-        return recurrent_masked(reset * load(kept_h(u, start + r)), p.recurrent_dropout_gates - 1, r,
-                                u);
+        return recurrent_masked(reset * load(kept_h(u, start + r)),
+                                p.recurrent_dropout_gates - 1, r, u);
       }, this->operands_at(buffers.reset_h));
     }
   }
@@ -313,9 +314,10 @@ struct Backward : Worker<Storage> {
   }
   Real* gates_of(int64_t u, int64_t r) const { return d_gates + (u * capacity + r) * kRow; }
 
-  // The products with transposed weights read the gates' gradients in this order of blocks of k: slots
-  // that only the recurrent kernel's reads, those of both, those of the others, each unit by unit. So
-  // each product's are one range. Without copies they lie as d_gates, all slots of a unit together.
+  // The products with transposed weights read the copies in this order of blocks of k: slots that
+  // only the recurrent kernel's reads, those of both, those that it does not read, each unit by
+  // unit. So each product's are one range. Without copies they read d_gates, all slots of a unit
+  // together.
   static constexpr int first_like(int slot) {
     return slot < CellT::kKernelSlot ? 0 : slot < kTogether ? CellT::kKernelSlot : kTogether;
   }
@@ -334,7 +336,8 @@ struct Backward : Worker<Storage> {
   int64_t block_of(int64_t u, int slot, int count, int j) const {
     if (!kCopies) return u * count + j;
     const int first = first_like(slot + j);
-    return blocks_before(first) + u * (end_like(first) - first) + slot + j - first - blocks_before(slot);
+    return blocks_before(first) - blocks_before(slot) + u * (end_like(first) - first) +
+           (slot + j - first);
   }
   int64_t depth_of(int slot, int count) const {
     if (!kCopies) return unit_blocks * count * kVector;
@@ -349,8 +352,8 @@ struct Backward : Worker<Storage> {
   // Zeros where the slots of a range fill but the first half of its last block.
   void fill_half_blocks(int part) const {
     for (int slot = 0; kCopies && slot < S; slot = end_like(slot)) {
-      this->fill_half_block(gate_operand(0, 0, slot), unit_blocks * (end_like(slot) - slot), capacity,
-                            share_of(capacity, part, parts));
+      this->fill_half_block(gate_operand(0, 0, slot), unit_blocks * (end_like(slot) - slot),
+                            capacity, share_of(capacity, part, parts));
     }
   }
   MR_INLINE void put_gate(int64_t u, int64_t r, int slot, V d) const {
@@ -500,7 +503,7 @@ struct Backward : Worker<Storage> {
   // d_h += the part that passes through recurrent_kernel; for LSTM there is no other.
   template <int kCount>
   void recurrent_product(Range panels, int64_t n, int64_t r) const {
-    // Matrix registers write whole rows of sixteen, also over rows that still wait for their last step.
+    // Matrix registers write sixteen rows, also over rows that still wait for their last step.
     if (kCopies || p.recurrent_dropout_gates > 0) return buffered_product<kCount>(panels, n, r);
     Operands o;
     o.c_row = kVector;
@@ -691,8 +694,8 @@ struct Backward : Worker<Storage> {
     }
   }
 
-  // From copies in pairs: those of one unit block's gates serve all products while they are in the L1
-  // cache.
+  // From copies in pairs: those of one unit block's gates serve all products while they are in the
+  // L1 cache.
   void paired_weight_gradients(int part, Range units, int64_t n, bool first) const {
     Operand* gates = this->operands_at(buffers.gate_pairs) + part * capacity * kRow;
     const int64_t strip_rows = round_up(n, kStrip);
@@ -712,11 +715,12 @@ struct Backward : Worker<Storage> {
                              this->at(buffers.d_kernel) + u * layout.kernel_rows * G * kVector);
       Real* d_recurrent =
           this->at(buffers.d_recurrent_kernel) + u * layout.recurrent_rows * G * kVector;
-      multiply_rows<kTogether, kRow>(this->operands_at(buffers.dropped_h), p.units, n, capacity, gates,
-                                     o, G * kVector, d_recurrent);
+      multiply_rows<kTogether, kRow>(this->operands_at(buffers.dropped_h), p.units, n, capacity,
+                                     gates, o, G * kVector, d_recurrent);
       if constexpr (CellT::kResetBefore) {
         multiply_rows<1, kRow>(this->operands_at(buffers.reset_h), p.units, n, capacity,
-                               gates + 2 * kPair * kVector, o, G * kVector, d_recurrent + 2 * kVector);
+                               gates + 2 * kPair * kVector, o, G * kVector,
+                               d_recurrent + 2 * kVector);
       }
       bias_gradient(u, n, first);
     }
@@ -743,8 +747,9 @@ struct Backward : Worker<Storage> {
     for (int64_t u = mine.begin; u < mine.end; ++u) {
       for (int64_t k = 0; k < p.features; ++k) {
         for (int g = 0; g < G; ++g) {
-          put(job.gradients.d_kernel, k, g, u, sum_of(&BackwardLayout::PerGroup::d_kernel,
-                                                      ((u * layout.kernel_rows + k) * G + g) * kVector));
+          put(job.gradients.d_kernel, k, g, u,
+              sum_of(&BackwardLayout::PerGroup::d_kernel,
+                     ((u * layout.kernel_rows + k) * G + g) * kVector));
         }
       }
       for (int64_t k = 0; k < p.units; ++k) {

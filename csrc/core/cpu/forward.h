@@ -179,8 +179,8 @@ struct Forward : Worker<Storage> {
            ((s & 1) * h_copies() + d) * whole_blocks(unit_blocks) * buffers.rows * kVector;
   }
 
-  // A step that fills a chunk alone multiplies its inputs tile by tile, beside the states: written and
-  // read again, 4 % of LSTM 256,50,128,256.
+  // A step that fills a chunk alone multiplies its inputs tile by tile, beside the states: their
+  // projection written and read again takes 4 % of LSTM 256,50,128,256.
   bool projects_with_step(int64_t begin, int64_t end) const {
     return !CellT::kResetBefore && !each_input_gate && end == begin + 1 && group.live[begin] > 2;
   }
@@ -237,8 +237,8 @@ struct Forward : Worker<Storage> {
 
   // c[panel][row][G][V] = h @ recurrent_kernel for gates first.. of `panels` unit blocks.
   template <int kCount>
-  MR_INLINE void recurrent_product(Range units, int first, int64_t s, int64_t u, int panels, int64_t i,
-                                   int m, Real* c) const {
+  MR_INLINE void recurrent_product(Range units, int first, int64_t s, int64_t u, int panels,
+                                   int64_t i, int m, Real* c) const {
     Operands o;
     o.block = kOperandBlock;
     o.c_row = G * kVector;
@@ -286,8 +286,8 @@ struct Forward : Worker<Storage> {
     run_tile<kCount, kOperandBlock, 1, kCount * kVector>(m, panels, o);
   }
 
-  // One packed step for some units; its rows start at `chunk_row` of the projection, or its inputs are
-  // still to be multiplied. For reset before its first half.
+  // One packed step for some units. Its rows start at `chunk_row` of the projection, or `alone` at
+  // that of the inputs. For reset before its first half.
   void step(Range units, int64_t s, int64_t chunk_row, bool alone) const {
     for_panels<kTogether>(units, group.live[s], [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct], projection[kProduct];

@@ -126,8 +126,9 @@ struct Worker {
       for (int64_t i = 0; i < k; i += kPair, from += kPair * width) {
         for (int g = 0; g < count; ++g, panel += kPair * kVector) {
           const bool has_second = kPair > 1 && i + 1 < k;
+          const Storage* second = from + width + g * p.units;
           store_operands(panel, pair_of(load_first(from + g * p.units, n),
-                                        has_second ? load_first(from + width + g * p.units, n) : zeros()));
+                                        has_second ? load_first(second, n) : zeros()));
         }
       }
       const int64_t missing = whole_depth(k) - round_up(k, kPair);
