@@ -230,7 +230,7 @@ struct Forward : Worker<Storage> {
       }
       return;
     }
-    for_panels<G>(units, n, [&](int64_t u, int panels, int64_t i, int m) {
+    for_panels<G>(units, n, false, [&](int64_t u, int panels, int64_t i, int m) {
       input_product(u, panels, i, m, capacity * G * kVector, projection_of(u, i));
     });
   }
@@ -279,8 +279,9 @@ struct Forward : Worker<Storage> {
     const int64_t panels_of_part = units.end - units.begin;
     if (kFetchesNext && panels_of_part * o.b_panel * int64_t{sizeof(Operand)} > kNear) {
       const int64_t fetched = i / m * depth * kLine;  // by the tiles before, of the next panel
-      if (fetched < o.b_panel) {
-        o.next = weights + (u + 1 < units.end ? u + 1 : units.begin) * o.b_panel + fetched;
+      const int64_t next = goes_back(s) ? u - 1 : u + 1;
+      if (fetched < o.b_panel && next >= units.begin && next < units.end) {
+        o.next = weights + next * o.b_panel + fetched;
       }
     }
     run_tile<kCount, kOperandBlock, 1, kCount * kVector>(m, panels, o);
@@ -289,7 +290,7 @@ struct Forward : Worker<Storage> {
   // One packed step for some units. Its rows start at `chunk_row` of the projection, or `alone` at
   // that of the inputs. For reset before its first half.
   void step(Range units, int64_t s, int64_t chunk_row, bool alone) const {
-    for_panels<kTogether>(units, group.live[s], [&](int64_t u, int panels, int64_t i, int m) {
+    for_panels<kTogether>(units, group.live[s], goes_back(s), [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct], projection[kProduct];
       if (alone) input_product(u, panels, i, m, 0, projection);
       recurrent_product<kTogether>(units, 0, s, u, panels, i, m, product);
@@ -305,7 +306,7 @@ struct Forward : Worker<Storage> {
   }
 
   void candidate_step(Range units, int64_t s, int64_t chunk_row) const {
-    for_panels<1>(units, group.live[s], [&](int64_t u, int panels, int64_t i, int m) {
+    for_panels<1>(units, group.live[s], goes_back(s), [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct];
       recurrent_product<1>(units, 2, s, u, panels, i, m, product);
       for (int w = 0; w < panels; ++w) {
@@ -314,15 +315,21 @@ struct Forward : Worker<Storage> {
     });
   }
 
+  // Every other step takes the panels from the last to the first: weights that do not fit in a cache
+  // then come from it as far as they do, where in one order each would be gone before its turn. One
+  // row of LSTM with 64 units (64 KB, 48 KB of L1): 5 %; 512 units: up to 5 %.
+  static bool goes_back(int64_t s) { return s % 2 != 0; }
+
   // f(first unit block, blocks, first row, rows) over some units and n rows. A panel of weights
   // serves all rows before the next is touched.
   template <int kCount, class F>
-  MR_INLINE void for_panels(Range units, int64_t n, const F& f) const {
+  MR_INLINE void for_panels(Range units, int64_t n, bool back, const F& f) const {
     const int wide = n <= 2 ? panels_at_once(static_cast<int>(n), kCount) : 1;
-    for (int64_t u = units.begin; u < units.end;) {
-      const int panels = u + wide <= units.end ? wide : 1;
+    for (int64_t left = units.end - units.begin; left > 0;) {
+      const int panels = panels_of_tile(left, wide);
+      const int64_t u = back ? units.begin + left - panels : units.end - left;
       for_tiles<most_rows(kCount)>(n, [&](int64_t i, int m) { f(u, panels, i, m); });
-      u += panels;
+      left -= panels;
     }
   }
 

@@ -63,6 +63,14 @@ constexpr int panels_at_once(int rows, int vectors) {
   return panels < 1 ? 1 : panels > 4 ? 4 : panels;
 }
 
+// Of `left` panels those of the next tile, at most `wide`: two at least where there are any, as one
+// would wait for its few accumulators.
+inline int panels_of_tile(int64_t left, int wide) {
+  if (left == 4 && wide == 3) return 2;
+  if (left >= wide) return wide;
+  return left > 1 ? 2 : 1;
+}
+
 // a[i][k] lies at i * kRowStride + k * kStep within a block, b[k][j] at k * kStepB + j * kVector;
 // where operands go in pairs, b holds both of a pair side by side.
 template <int M, int Vectors, int Panels, int kRowStride, int kStep, int kStepB>
@@ -123,7 +131,8 @@ __attribute__((noinline)) void tile(const Operands& o) {
   }
 }
 
-// The tile for a number of rows known at run time. `panels` is panels_at_once(rows) or 1.
+// The tile for a number of rows known at run time. `panels` is panels_at_once(rows), 2 where that is
+// more, or 1.
 template <int Vectors, int kRowStride, int kStep, int kStepB, int M = most_rows(Vectors)>
 MR_INLINE void run_tile(int rows, int panels, const Operands& o) {
   if constexpr (M > 0) {
@@ -131,6 +140,12 @@ MR_INLINE void run_tile(int rows, int panels, const Operands& o) {
       run_tile<Vectors, kRowStride, kStep, kStepB, M - 1>(rows, panels, o);
     } else if (constexpr int wide = panels_at_once(M, Vectors); wide > 1 && panels == wide) {
       tile<M, Vectors, wide, kRowStride, kStep, kStepB>(o);
+    } else if constexpr (wide > 2) {
+      if (panels == 2) {
+        tile<M, Vectors, 2, kRowStride, kStep, kStepB>(o);
+      } else {
+        tile<M, Vectors, 1, kRowStride, kStep, kStepB>(o);
+      }
     } else {
       tile<M, Vectors, 1, kRowStride, kStep, kStepB>(o);
     }

@@ -13,6 +13,7 @@ constexpr int kMatrixRows = 16, kMatrixBytes = 64;
 
 constexpr int most_rows(int) { return 2 * kMatrixRows; }
 constexpr int panels_at_once(int, int) { return 1; }
+constexpr int panels_of_tile(int64_t, int) { return 1; }
 constexpr bool kFetchesNext = false;  // 4 to 13 % slower with it, at 512 units
 
 // gcc 12 believes that the instructions below read nothing, and drops the stores before them.
