@@ -14,6 +14,13 @@ int64_t round_up(int64_t n, int64_t unit) {
 
 // Kernels with bfloat16 products may read and write whole matrix registers: 16 rows of 32 values.
 bool multiplies_matrices(const Problem& p) { return p.dtype == DType::kBFloat16; }
+int64_t whole_rows(const Problem& p, int64_t n) {
+  return multiplies_matrices(p) ? round_up(n, 16) : n;
+}
+// They read a rounded copy of h, without dropout too.
+int64_t copies_of_h(const Problem& p) {
+  return std::max<int64_t>(p.recurrent_dropout_gates, multiplies_matrices(p) ? 1 : 0);
+}
 
 }  // namespace
 
@@ -61,17 +68,15 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
   auto take = [&](std::initializer_list<int64_t> sizes) {
     return memory.take(checked_product(sizes, "the forward workspace"));
   };
-  const bool matrix = multiplies_matrices(p);
-  auto rows_of = [=](int64_t n) { return matrix ? round_up(n, 16) : n; };
-  auto depth_of = [=](int64_t k) { return matrix ? round_up(k, 32) : k; };
+  auto depth_of = [&](int64_t k) { return multiplies_matrices(p) ? round_up(k, 32) : k; };
   kernel = take({blocks.units, depth_of(p.features), g, v});
   recurrent_kernel = take({blocks.units, depth_of(p.units), g, v});
   bias = take({blocks.units, g, v});
   recurrent_bias = take({blocks.units, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
-    b.capacity = rows_of(chunk_capacity(group, kForwardChunk));
-    b.rows = rows_of(group.rows());
+    b.capacity = whole_rows(p, chunk_capacity(group, kForwardChunk));
+    b.rows = whole_rows(p, group.rows());
     b.inputs = take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
     b.projection = take({blocks.units, b.capacity, g, v});
     if (!training) {
@@ -79,10 +84,7 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
       if (p.cell == Cell::kLstm) b.c = take({blocks.units, 2, group.rows(), v});
     }
     if (p.cell == Cell::kGruResetBefore) b.reset_h = take({blocks.units, b.rows, v});
-    // Kernels with bfloat16 products read a rounded copy of h, without dropout too.
-    const int64_t copies =
-        std::max<int64_t>(p.recurrent_dropout_gates, matrix ? 1 : 0);
-    b.dropped_h = take({2, copies, blocks.units, b.rows, v});
+    b.dropped_h = take({2, copies_of_h(p), blocks.units, b.rows, v});
     groups.push_back(b);
   }
   elements = memory.total();
@@ -104,15 +106,15 @@ BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const
     return memory.take(checked_product(sizes, "the backward workspace"));
   };
   const bool matrix = multiplies_matrices(p);
-  kernel_rows = matrix ? round_up(p.features, 16) : p.features;
-  recurrent_rows = matrix ? round_up(p.units, 16) : p.units;
+  kernel_rows = whole_rows(p, p.features);
+  recurrent_rows = whole_rows(p, p.units);
   kernel_t = take({blocks.features, v, blocks.units, g, v});
   recurrent_kernel_t = take({blocks.units, v, blocks.units, g, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
     b.capacity = chunk_capacity(group, backward_chunk(group));
     if (matrix) b.capacity = round_up(b.capacity, 32) + 32;  // a tile starts at any row
-    b.rows = matrix ? round_up(group.rows(), 16) : group.rows();
+    b.rows = whole_rows(p, group.rows());
     b.d_gates = take({blocks.units, b.capacity, slots, v});
     b.d_h = take({blocks.units, group.rows(), v});
     if (p.cell == Cell::kLstm) b.d_c = take({blocks.units, group.rows(), v});
@@ -121,8 +123,7 @@ BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const
       b.reset_h = take({blocks.units, b.capacity, v});
     }
     b.inputs = take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
-    const int64_t copies = std::max<int64_t>(p.recurrent_dropout_gates, matrix ? 1 : 0);
-    b.dropped_h = take({copies, blocks.units, b.capacity, v});
+    b.dropped_h = take({copies_of_h(p), blocks.units, b.capacity, v});
     b.gate_operands = take({matrix ? 1 : 0, blocks.units, b.capacity, slots, v});
     b.gate_pairs = take({matrix ? split.parts : 0, b.capacity, slots, v});
     b.d_kernel = take({blocks.units, kernel_rows, g, v});

@@ -140,10 +140,13 @@ SharingCost sharing_cost(DType dtype, bool bfloat16_products) {
 }  // namespace
 
 Choice choose_kernel(const Problem& problem, std::string_view isa) {
+  const bool masks_each_gate =
+      std::max(problem.input_dropout_gates, problem.recurrent_dropout_gates) > 1;
   Choice choice{};
   for (const IsaTables* tables = &choose_isa(isa); tables >= kAll; --tables) {
     const KernelTable* table =
         problem.dtype == DType::kFloat64 ? tables->double_table : tables->float_table;
+    const bool bfloat16_products = multiplies_bfloat16(tables->isa);  // its rows are all of that dtype
     for (int i = 0; table != nullptr && i < table->count; ++i) {
       const KernelRow& row = table->rows[i];
       if (row.cell != problem.cell || row.dtype != problem.dtype) continue;
@@ -152,13 +155,10 @@ Choice choose_kernel(const Problem& problem, std::string_view isa) {
       if (choice.forward == nullptr) {
         choice.forward = row.forward;
         choice.multiply_adds = table->multiply_adds;
-        choice.sharing = sharing_cost(
-            problem.dtype, problem.dtype == DType::kBFloat16 && multiplies_bfloat16(tables->isa));
+        choice.sharing = sharing_cost(problem.dtype, bfloat16_products);
       }
       // Backward with products of bfloat16 knows one dropout mask for all gates at most.
-      const bool masks_each_gate = std::max(problem.input_dropout_gates,
-                                            problem.recurrent_dropout_gates) > 1;
-      if (choice.backward == nullptr && !(multiplies_bfloat16(tables->isa) && masks_each_gate)) {
+      if (choice.backward == nullptr && !(bfloat16_products && masks_each_gate)) {
         choice.backward = row.backward;
       }
     }

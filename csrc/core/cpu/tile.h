@@ -138,14 +138,10 @@ MR_INLINE void run_tile(int rows, int panels, const Operands& o) {
   if constexpr (M > 0) {
     if (rows != M) {
       run_tile<Vectors, kRowStride, kStep, kStepB, M - 1>(rows, panels, o);
-    } else if (constexpr int wide = panels_at_once(M, Vectors); wide > 1 && panels == wide) {
+    } else if (constexpr int wide = panels_at_once(M, Vectors); panels == wide) {
       tile<M, Vectors, wide, kRowStride, kStep, kStepB>(o);
-    } else if constexpr (wide > 2) {
-      if (panels == 2) {
-        tile<M, Vectors, 2, kRowStride, kStep, kStepB>(o);
-      } else {
-        tile<M, Vectors, 1, kRowStride, kStep, kStepB>(o);
-      }
+    } else if (constexpr int two = wide < 2 ? wide : 2; panels == two) {
+      tile<M, Vectors, two, kRowStride, kStep, kStepB>(o);
     } else {
       tile<M, Vectors, 1, kRowStride, kStep, kStepB>(o);
     }
