@@ -8,6 +8,7 @@ sequences and from ONNX Runtime's sequence_lens.
 import concurrent.futures
 import dataclasses
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ KERNELS = [(k["cell"], k["dtype"], k["isa"]) for k in _core.kernels()]
 every_kernel = pytest.mark.parametrize(
     "cell, dtype, isa", KERNELS, ids=["-".join(k) for k in KERNELS]
 )
+WORST_ISA = KERNELS[0][2]  # vectors of any machine
 float32_kernels = pytest.mark.parametrize(
     "cell, isa", [(c, i) for c, d, i in KERNELS if d == "float32"]
 )
@@ -84,13 +86,13 @@ def rows_of(results, rows):
 def test_table_has_every_cell_and_dtype_on_every_isa():
     isas = {isa for _, _, isa in KERNELS}
     assert isas & {"generic", "neon"} and _core.isa() in isas
-    # A set with products of bfloat16 has rows for that dtype only.
+    # A set with products of bfloat16 has rows for that dtype only, but AMX multiplies float32 too.
     assert set(KERNELS) == {
         (c, d, i)
         for c in cases.CELLS
         for d in DTYPES
         for i in isas
-        if d == "bfloat16" or i not in cases.BFLOAT16_PRODUCTS
+        if d == "bfloat16" or i not in cases.BFLOAT16_PRODUCTS or (d, i) == ("float32", "amx")
     }
     assert set(_core.activations()) == set(cases.ACTIVATIONS)
 
@@ -205,6 +207,59 @@ def test_weight_gradients_do_not_lose_accuracy_with_length(cell, isa, positive):
             assert own <= 2 * numpy, (name, own, numpy)
 
 
+@pytest.mark.skipif(
+    ("gru", "float32", "amx") not in KERNELS or os.environ.get("MASKED_RNN_ISA"),
+    reason="needs AMX, and no instruction set forced",
+)
+@pytest.mark.parametrize("batch", [1, 40])
+@pytest.mark.parametrize(
+    "features, units, isa",
+    [(128, 256, "amx"), (160, 3, "amx"), (127, 64, "avx512"), (128, 257, "avx512")],
+)
+def test_float32_goes_to_matrix_registers_by_size_alone(features, units, isa, batch):
+    arguments, gradients = cases.make_arrays(Case(batch, 3, features, units), "gru", "float32")
+    other = "avx512" if isa == "amx" else "amx"
+    usual, named, otherwise = (run("gru", arguments, gradients, i) for i in ("", isa, other))
+    check_same_bits(usual, named)
+    assert usual["outputs"].tobytes() != otherwise["outputs"].tobytes()
+
+
+@float32_kernels
+def test_is_as_close_to_float64_as_vectors_are(cell, isa):
+    """Also where float32 is multiplied as bfloat16: sums over 300 inputs and over 600 steps."""
+    case = Case(20, 30, 300, 151, mask="none")
+    arguments, gradients = cases.make_arrays(case, cell, "float32")
+    want = cases.expected(case, cell, "float32")
+    own, vectors = (run(cell, arguments, gradients, i) for i in (isa, WORST_ISA))
+    for name, value in want.items():
+        if value is not None:
+            bound = 1.5 * cases.error_of(vectors[name], value) + 1e-7
+            assert cases.error_of(own[name], value) <= bound, name
+
+
+@float32_kernels
+def test_not_finite_inputs_of_real_steps(cell, isa):
+    """Inf and the largest floats saturate gates as they do in float64; NaN stays in its row."""
+    case = Case(23, 6, 40, 17, mask="none")
+    arguments, _ = cases.make_arrays(case, cell, "float32")
+    inputs = arguments["inputs"].copy()
+    arguments = dict(arguments, inputs=inputs)
+    largest = np.finfo("f4").max
+    with np.errstate(invalid="ignore"):
+        for row, value in enumerate([np.inf, -np.inf, largest, -largest, 3.396e38, np.nan]):
+            inputs[row, 2, 3 * row] = value
+        inputs[6, 1, 5], inputs[6, 1, 9] = np.inf, -np.inf
+        got, _ = forward(cell, arguments, isa)
+        wide = {n: a.astype("f8") if getattr(a, "dtype", None) == "f4" else a
+                for n, a in arguments.items()}  # fmt: skip
+        want, _ = forward(cell, wide, WORST_ISA)
+    for name, value in want.items():
+        if value is not None:
+            np.testing.assert_array_equal(np.isnan(got[name]), np.isnan(value), name)
+            np.testing.assert_allclose(got[name], value, 1e-4, 1e-5, err_msg=name)
+    assert np.isnan(want["outputs"][5, 2:]).all() and not np.isnan(want["outputs"][:5]).any()
+
+
 # --- what must not change a bit ------------------------------------------------------------
 
 
@@ -229,9 +284,10 @@ def test_masked_steps_are_never_read(mask, zero_output_for_mask, cell, dtype, is
 
 
 @every_kernel
+@pytest.mark.parametrize("input_dropout", ["shared", "per_gate"])
 @pytest.mark.parametrize("units", [3, 17, 151])
-def test_a_row_depends_on_nothing_but_itself(units, cell, dtype, isa):
-    case = Case(13, 6, 17, units, mask="mixed", input_dropout="per_gate",
+def test_a_row_depends_on_nothing_but_itself(units, input_dropout, cell, dtype, isa):
+    case = Case(13, 6, 17, units, mask="mixed", input_dropout=input_dropout,
                 recurrent_dropout="shared")  # fmt: skip
     arguments, gradients = cases.make_arrays(case, cell, dtype)
     everything = run(cell, arguments, gradients, isa)

@@ -37,13 +37,15 @@ struct KernelRow {
   DType dtype;
   Kernel forward;
   Kernel backward;
+  OperandPlanes planes;
+  // As many multiply-adds of a step's product as `count` says, in registers: what the machine can do at
+  // best.
+  void (*multiply_adds)(int64_t count);
 };
 
 struct KernelTable {
   const char* isa;
   int vector_bytes;
-  // As many multiply-adds as `count` says, in registers: what the machine can do at best.
-  void (*multiply_adds)(int64_t count);
   const KernelRow* rows;
   int count;
 };

@@ -12,14 +12,16 @@ int64_t round_up(int64_t n, int64_t unit) {
   return n > INT64_MAX - unit ? n : (n + unit - 1) / unit * unit;
 }
 
-// Kernels with bfloat16 products may read and write whole matrix registers: 16 rows of 32 values.
-bool multiplies_matrices(const Problem& p) { return p.dtype == DType::kBFloat16; }
-int64_t whole_rows(const Problem& p, int64_t n) {
-  return multiplies_matrices(p) ? round_up(n, 16) : n;
+// Kernels whose operands have planes may read and write whole matrix registers: 16 rows of 32 values.
+int64_t whole_rows(int planes, int64_t n) { return planes > 0 ? round_up(n, 16) : n; }
+int64_t whole_blocks(int planes, int64_t n) { return planes > 0 ? round_up(n, 2) : n; }
+// They read a copy of h, without dropout too.
+int64_t copies_of_h(const Problem& p, int planes) {
+  return std::max<int64_t>(p.recurrent_dropout_gates, planes > 0 ? 1 : 0);
 }
-// They read a rounded copy of h, without dropout too.
-int64_t copies_of_h(const Problem& p) {
-  return std::max<int64_t>(p.recurrent_dropout_gates, multiplies_matrices(p) ? 1 : 0);
+// Of n operands, in elements of the compute type: two bfloat16 values fill one.
+int64_t size_of(int planes, int64_t n) {
+  return planes > 0 ? (checked_product({n, planes}, "the workspace") + 1) / 2 : n;
 }
 
 }  // namespace
@@ -61,37 +63,45 @@ int64_t chunk_capacity(const Group& g, int64_t limit) {
 }
 
 ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vector_length,
-                             bool training) {
+                             OperandPlanes planes, bool training) {
   const Blocks blocks(p, vector_length);
+  const int64_t units = whole_blocks(planes.step, blocks.units);
+  const int64_t features = whole_blocks(planes.chunk, blocks.features);
   const int64_t v = vector_length, g = gates(p.cell);
   Allocator memory;
   auto take = [&](std::initializer_list<int64_t> sizes) {
     return memory.take(checked_product(sizes, "the forward workspace"));
   };
-  auto depth_of = [&](int64_t k) { return multiplies_matrices(p) ? round_up(k, 32) : k; };
-  kernel = take({blocks.units, depth_of(p.features), g, v});
-  recurrent_kernel = take({blocks.units, depth_of(p.units), g, v});
+  auto take_operands = [&](int planes_of, std::initializer_list<int64_t> sizes) {
+    return memory.take(size_of(planes_of, checked_product(sizes, "the forward workspace")));
+  };
+  auto depth_of = [&](int planes_of, int64_t k) { return planes_of > 0 ? round_up(k, 32) : k; };
+  kernel = take_operands(planes.chunk, {blocks.units, depth_of(planes.chunk, p.features), g, v});
+  recurrent_kernel = take_operands(planes.step, {blocks.units, depth_of(planes.step, p.units), g, v});
   bias = take({blocks.units, g, v});
   recurrent_bias = take({blocks.units, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
-    b.capacity = whole_rows(p, chunk_capacity(group, kForwardChunk));
-    b.rows = whole_rows(p, group.rows());
-    b.inputs = take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
+    b.capacity = whole_rows(planes.chunk, chunk_capacity(group, kForwardChunk));
+    b.rows = whole_rows(planes.step, group.rows());
+    b.inputs = take_operands(
+        planes.chunk, {std::max<int64_t>(1, p.input_dropout_gates), features, b.capacity, v});
     b.projection = take({blocks.units, b.capacity, g, v});
     if (!training) {
       b.h = take({blocks.units, 2, group.rows(), v});
       if (p.cell == Cell::kLstm) b.c = take({blocks.units, 2, group.rows(), v});
     }
-    if (p.cell == Cell::kGruResetBefore) b.reset_h = take({blocks.units, b.rows, v});
-    b.dropped_h = take({2, copies_of_h(p), blocks.units, b.rows, v});
+    if (p.cell == Cell::kGruResetBefore) {
+      b.reset_h = take_operands(planes.step, {units, b.rows, v});
+    }
+    b.dropped_h = take_operands(planes.step, {2, copies_of_h(p, planes.step), units, b.rows, v});
     groups.push_back(b);
   }
   elements = memory.total();
 }
 
 BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const Split& split,
-                               int vector_length) {
+                               int vector_length, OperandPlanes planes) {
   const Blocks blocks(p, vector_length);
   const int64_t v = vector_length, g = gates(p.cell);
   // d_gates has the saved slots of the cell: as many.
@@ -105,27 +115,34 @@ BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const
   auto take = [&](std::initializer_list<int64_t> sizes) {
     return memory.take(checked_product(sizes, "the backward workspace"));
   };
-  const bool matrix = multiplies_matrices(p);
-  kernel_rows = whole_rows(p, p.features);
-  recurrent_rows = whole_rows(p, p.units);
-  kernel_t = take({blocks.features, v, blocks.units, g, v});
-  recurrent_kernel_t = take({blocks.units, v, blocks.units, g, v});
+  auto take_operands = [&](int planes_of, std::initializer_list<int64_t> sizes) {
+    return memory.take(size_of(planes_of, checked_product(sizes, "the backward workspace")));
+  };
+  const bool copies = planes.chunk > 0;
+  const int64_t units = whole_blocks(planes.chunk, blocks.units);
+  kernel_rows = whole_rows(planes.chunk, p.features);
+  recurrent_rows = whole_rows(planes.chunk, p.units);
+  kernel_t = take_operands(planes.chunk, {blocks.features, v, units, g, v});
+  recurrent_kernel_t =
+      take_operands(planes.step, {blocks.units, v, whole_blocks(planes.step, blocks.units), g, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
     b.capacity = chunk_capacity(group, backward_chunk(group));
-    if (matrix) b.capacity = round_up(b.capacity, 32) + 32;  // a tile starts at any row
-    b.rows = whole_rows(p, group.rows());
+    if (copies) b.capacity = round_up(b.capacity, 32) + 32;  // a tile starts at any row
+    b.rows = whole_rows(planes.step, group.rows());
     b.d_gates = take({blocks.units, b.capacity, slots, v});
     b.d_h = take({blocks.units, group.rows(), v});
     if (p.cell == Cell::kLstm) b.d_c = take({blocks.units, group.rows(), v});
     if (p.cell == Cell::kGruResetBefore) {
       b.d_reset_h = take({blocks.units, b.rows, v});
-      b.reset_h = take({blocks.units, b.capacity, v});
+      b.reset_h = take_operands(planes.chunk, {blocks.units, b.capacity, v});
     }
-    b.inputs = take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
-    b.dropped_h = take({copies_of_h(p), blocks.units, b.capacity, v});
-    b.gate_operands = take({matrix ? 1 : 0, blocks.units, b.capacity, slots, v});
-    b.gate_pairs = take({matrix ? split.parts : 0, b.capacity, slots, v});
+    b.inputs = take_operands(
+        planes.chunk, {std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
+    b.dropped_h =
+        take_operands(planes.chunk, {copies_of_h(p, planes.chunk), blocks.units, b.capacity, v});
+    b.gate_operands = take_operands(planes.chunk, {copies ? 1 : 0, units, b.capacity, slots, v});
+    b.gate_pairs = take_operands(planes.chunk, {copies ? split.parts : 0, b.capacity, slots, v});
     b.d_kernel = take({blocks.units, kernel_rows, g, v});
     b.d_recurrent_kernel = take({blocks.units, recurrent_rows, g, v});
     b.d_bias = take({blocks.units, slots, v});

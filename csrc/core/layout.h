@@ -44,18 +44,26 @@ int64_t chunk_end(const Group& group, int64_t step);
 int64_t chunk_begin(const Group& group, int64_t end);
 int64_t chunk_capacity(const Group& group, int64_t limit);
 
+// Operands of products with bfloat16 are so many values of it, its planes, and fill pairs of blocks;
+// 0: they are of the compute type. Products of a step read h, backward the gradients of the gates;
+// those of a whole chunk are all others.
+struct OperandPlanes {
+  int step = 0, chunk = 0;
+};
+
 // [u] unit block, [i] feature block, V vector; R = chunk_capacity.
 struct ForwardLayout {
-  ForwardLayout(const Problem& p, const Schedule& schedule, int vector_length, bool training);
+  ForwardLayout(const Problem& p, const Schedule& schedule, int vector_length, OperandPlanes planes,
+                bool training);
 
   struct PerGroup {
-    int64_t capacity;         // R; with bfloat16 products a multiple of 16, and so are rows
+    int64_t capacity;         // R; of planes a multiple of 16, and so are rows
     int64_t rows;             // of h's operands
     Buffer inputs;            // [D or 1][i][R][V] gathered input rows
     Buffer projection;        // [u][R][G][V] inputs @ kernel
     Buffer h, c;              // [u][2*rows][V] states of two steps; in training they are reserve
     Buffer reset_h;           // [u][rows][V] r * h, reset before only
-    Buffer dropped_h;         // [2][D][u][rows][V] h * recurrent_dropout, or a rounded copy
+    Buffer dropped_h;         // [2][D][u][rows][V] h * recurrent_dropout, or a copy
   };
 
   Buffer kernel;            // [u][I][G][V], or [G][u][I][V] where each gate has its dropout mask
@@ -68,18 +76,18 @@ struct ForwardLayout {
 
 struct BackwardLayout {
   BackwardLayout(const Problem& p, const Schedule& schedule, const Split& split,
-                 int vector_length);
+                 int vector_length, OperandPlanes planes);
 
   struct PerGroup {
-    int64_t capacity;            // R; with bfloat16 products whole strips of 32, and one more
+    int64_t capacity;            // R; of planes whole strips of 32, and one more
     int64_t rows;                // of d_reset_h
     Buffer d_gates;              // [u][R][S][V] gradients of the gates' pre-activations
     Buffer d_h, d_c;             // [u][rows][V]
     Buffer d_reset_h;            // [u][rows][V], reset before only
     Buffer inputs;               // [D or 1][i][R][V]
-    Buffer dropped_h;            // [D][u][R][V], or a rounded copy of h
+    Buffer dropped_h;            // [D][u][R][V], or a copy of h
     Buffer reset_h;              // [u][R][V], reset before only
-    Buffer gate_operands;        // [block][R][V] a rounded copy of d_gates
+    Buffer gate_operands;        // [block][R][V] a copy of d_gates
     Buffer gate_pairs;           // [part][R][S][V] the same of one unit block, as pairs of rows
     Buffer d_kernel;             // [u][kernel_rows][G][V]
     Buffer d_recurrent_kernel;   // [u][recurrent_rows][G][V], gates in the order of the slots
@@ -87,7 +95,7 @@ struct BackwardLayout {
   };
 
   int64_t unit_panel, feature_panel;  // blocks in a panel of a transposed weight matrix
-  int64_t kernel_rows, recurrent_rows;  // I and H; with bfloat16 products multiples of 16
+  int64_t kernel_rows, recurrent_rows;  // I and H; of planes multiples of 16
   Buffer kernel_t;            // [panel][u][G][V][panel*V], or the same for each gate in turn
   Buffer recurrent_kernel_t;  // likewise; gates in the order of the slots
   std::vector<PerGroup> groups;

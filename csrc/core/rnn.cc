@@ -183,7 +183,7 @@ void Plan::forward(const ForwardResults& results) const {
   const State& s = *state_;
   const bool training = results.reserve != nullptr;
   const ReserveLayout reserve(s.problem, s.schedule, s.vector);
-  const ForwardLayout layout(s.problem, s.schedule, s.vector, training);
+  const ForwardLayout layout(s.problem, s.schedule, s.vector, s.kernel.forward_planes, training);
   Job job{};
   job.results = results;
   job.reserve_layout = &reserve;
@@ -200,7 +200,7 @@ void Plan::forward(const ForwardResults& results) const {
 void Plan::backward(const BackwardArrays& arrays) const {
   const State& s = *state_;
   const ReserveLayout reserve(s.problem, s.schedule, s.vector);
-  const BackwardLayout layout(s.problem, s.schedule, s.split, s.vector);
+  const BackwardLayout layout(s.problem, s.schedule, s.split, s.vector, s.kernel.backward_planes);
   Job job{};
   job.gradients = arrays;
   job.reserve_layout = &reserve;

@@ -26,8 +26,8 @@ struct Case {
 std::string name_of(const Case& c);
 
 // Whether the kernels of an instruction set that are only for bfloat16 round a product's operands to it.
-inline bool multiplies_bfloat16(const std::string& isa) {
-  return isa == "avx512bf16" || isa == "amx";
+inline bool multiplies_bfloat16(DType dtype, const std::string& isa) {
+  return dtype == DType::kBFloat16 && (isa == "avx512bf16" || isa == "amx");
 }
 
 std::vector<Case> table();

@@ -62,7 +62,7 @@ void check_storage(DType dtype, const std::string& isa) {
     const double want = decode(dtype, element), have = decode(dtype, &got[i * 2]);
     // Instructions that multiply bfloat16 take subnormal numbers for zero.
     const bool subnormal = std::fabs(a) < 0x1p-126f || std::fabs(a * b) < 0x1p-126f;
-    if (subnormal && multiplies_bfloat16(isa)) continue;
+    if (subnormal && multiplies_bfloat16(dtype, isa)) continue;
     if (!(have == want || (std::isnan(have) && std::isnan(want))) && ++wrong <= 3) {
       fail(std::to_string(a) + " * " + std::to_string(b) + " is stored as " + std::to_string(have));
     }

@@ -17,7 +17,7 @@ namespace {
 // Of the largest magnitude in an array, as in tests/cases.py: a few roundings a step, or for 16 bits
 // the one of what is stored. Products of bfloat16 round the state in each step.
 double tolerance_of(DType dtype, const std::string& isa) {
-  if (multiplies_bfloat16(isa)) return 3e-2;
+  if (multiplies_bfloat16(dtype, isa)) return 3e-2;
   switch (dtype) {
     case DType::kFloat64: return 1e-14;
     case DType::kFloat32: return 4e-6;

@@ -16,14 +16,19 @@ namespace {
 template <class CellT, class Acts, class Storage>
 struct Backward : Worker<Storage> {
   using Base = Worker<Storage>;
+  using Step = typename Base::Step;
+  using Chunk = typename Base::Chunk;
+  using StepTile = Tile<Step>;
   using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks,
       Base::feature_blocks;
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   static constexpr int kRow = S * kVector;  // stride of d_gates between rows
   static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
   static constexpr int kWidest = 4;  // vectors in a panel
-  static constexpr bool kCopies = kPair > 1;
-  static constexpr int kProduct = most_rows(kWidest) * kWidest * kVector;  // the largest tile
+  // Whether the products of a chunk read copies of the gates' gradients, and those of a step too.
+  static constexpr bool kCopies = Chunk::kPair > 1, kStepCopies = Step::kPair > 1;
+  template <class K>  // the largest tile
+  static constexpr int kProduct = Tile<K>::most_rows(kWidest) * kWidest * kVector;
 
   Backward(const Job& job, Member& member, int group_index)
       : Base(job, member, group_index),
@@ -121,29 +126,35 @@ struct Backward : Worker<Storage> {
 
   // --- packing ---------------------------------------------------------------------------------
 
-  // Rows of `weights` [n][G*H] as columns: [panel][k][width*V] for panels of `width` blocks of
+  // Rows of `weights` [n][G*H] as columns, in panels of `width` blocks of
   // rows, where k are the values of slots `slot`.. in the order of the gates' gradients; `gate(j)`
   // is the gate that comes j-th. Padding is zero.
-  template <class Gate>
+  template <class K, class Gate>
   void pack_transposed(const void* weights, int64_t n, int64_t panel_width, int slot, int count,
-                       const Gate& gate, Range mine, Operand* to) const {
-    const int64_t blocks = (n + kVector - 1) / kVector, depth = depth_of(slot, count);
+                       const Gate& gate, Range mine, typename K::Operand* to) const {
+    using Operand = typename K::Operand;
+    const int64_t blocks = (n + kVector - 1) / kVector, depth = depth_of<K>(slot, count);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
       const int64_t first = q * panel_width * kVector;
       const int64_t columns = least(panel_width, blocks - q * panel_width) * kVector;
-      Operand* panel = to + first * depth;
-      if (kCopies) memset(static_cast<void*>(panel), 0, columns * depth * sizeof(Operand));
+      const int64_t size = columns * depth * K::kPlanes;
+      Operand* panel = to + q * panel_width * kVector * depth * K::kPlanes;
+      if (K::kPair > 1) memset(static_cast<void*>(panel), 0, size * sizeof(Operand));
       for (int64_t c = 0; c < columns; ++c) {
         const Storage* row = this->in(weights) + (first + c) * G * p.units;
         for (int64_t u = 0; u < unit_blocks; ++u) {
           const int valid = first + c < n ? this->unit_count(u) : 0;
           for (int j = 0; j < count; ++j) {
             const V v = valid ? load_first(row + gate(j) * p.units + u * kVector, valid) : zeros();
-            Operand values[kVector];
-            store_operands(values, v);
-            Operand* column = panel + block_of(u, slot, count, j) * kVector * columns + c * kPair;
+            Operand values[kRowOf<K>];
+            K::store_block(values, v);
+            const int64_t k = block_of<K>(u, slot, count, j) * kVector;
             for (int l = 0; l < kVector; ++l) {
-              column[l / kPair * kPair * columns + l % kPair] = values[l];
+              Operand* pair = panel + c % kVector * K::kPair + l % K::kPair +
+                              pair_offset<K>(k + l - l % K::kPair, c / kVector, columns / kVector, depth);
+              for (int plane = 0; plane < K::kPlanes; ++plane) {
+                pair[plane * kPlaneOf<K>] = values[plane * K::kBlock + l];
+              }
             }
           }
         }
@@ -154,28 +165,33 @@ struct Backward : Worker<Storage> {
   Range share_of_panels(int share, int64_t blocks, int64_t panel_width) const {
     return share_of((blocks + panel_width - 1) / panel_width, share, job.threads());
   }
-  // Elements of one gate's transposed panels. Those of rounded copies are half as large, which
-  // leaves room for their padding.
+  // Elements of one gate's transposed panels.
+  template <class K>
   int64_t gate_panels(int64_t blocks) const {
-    return blocks * kVector * unit_blocks * kVector * int64_t{sizeof(Real) / sizeof(Operand)};
+    return blocks * kVector * whole_blocks<K>(unit_blocks) * kVector * K::kPlanes;
+  }
+  // Those of the gates from slot `slot` on; `kernel_panels` from gate `g`.
+  typename Step::Operand* recurrent_panels(int slot) const {
+    return this->template operands_at<Step>(layout.recurrent_kernel_t) +
+           slot * gate_panels<Step>(unit_blocks);
+  }
+  typename Chunk::Operand* kernel_panels(int g) const {
+    return this->template operands_at<Chunk>(layout.kernel_t) + g * gate_panels<Chunk>(feature_blocks);
   }
 
   void pack_weights(int share) const {
-    Operand* kernel = this->operands_at(layout.kernel_t);
     const int input_count = each_input_gate ? 1 : G;
     for (int g = 0; g < G; g += input_count) {
-      pack_transposed(p.kernel, p.features, layout.feature_panel, CellT::kKernelSlot + g,
-                      input_count, [g](int j) { return g + j; },
-                      share_of_panels(share, feature_blocks, layout.feature_panel),
-                      kernel + g * gate_panels(feature_blocks));
+      pack_transposed<Chunk>(p.kernel, p.features, layout.feature_panel, CellT::kKernelSlot + g,
+                             input_count, [g](int j) { return g + j; },
+                             share_of_panels(share, feature_blocks, layout.feature_panel),
+                             kernel_panels(g));
     }
-    Operand* recurrent = this->operands_at(layout.recurrent_kernel_t);
     for (int slot = 0; slot < G;) {
       const int count = slot < kTogether && !each_recurrent_gate ? kTogether : 1;
-      pack_transposed(p.recurrent_kernel, p.units, width, slot, count,
-                      [slot](int j) { return CellT::recurrent_gate(slot + j); },
-                      share_of_panels(share, unit_blocks, width),
-                      recurrent + slot * gate_panels(unit_blocks));
+      pack_transposed<Step>(p.recurrent_kernel, p.units, width, slot, count,
+                            [slot](int j) { return CellT::recurrent_gate(slot + j); },
+                            share_of_panels(share, unit_blocks, width), recurrent_panels(slot));
       slot += count;
     }
   }
@@ -257,8 +273,8 @@ struct Backward : Worker<Storage> {
   // Operands of the weight gradients that forward did not keep in this form.
   void gather(int part, Range units, int64_t begin, int64_t end) const {
     if constexpr (kCopies) return gather_pairs(part, group.offset[begin], group.offset[end]);
-    this->gather_inputs(part, group.offset[begin], group.offset[end], capacity,
-                        this->operands_at(buffers.inputs));
+    this->template gather_inputs<Reals>(part, group.offset[begin], group.offset[end], capacity,
+                                        this->at(buffers.inputs));
     if (p.recurrent_dropout_gates == 0) return;
     for (int64_t u = units.begin; u < units.end; ++u) {
       for (int64_t s = begin; s < end; ++s) {
@@ -281,25 +297,28 @@ struct Backward : Worker<Storage> {
       if (p.recurrent_dropout_gates == 0) return v;
       return v * this->dropout(p.recurrent_dropout, d, source[r] / p.time, u, p.units);
     };
-    pack_rows(strips, n, feature_blocks, capacity, [&](int64_t f, int64_t r) {
+    pack_rows<Chunk>(strips, n, feature_blocks, capacity, [&](int64_t f, int64_t r) {
       if (f == 0) this->fetch_ahead(this->in(p.inputs), p.features, source, r, n);
       const V x = load_first(this->in(p.inputs) + source[r] * p.features + f * kVector,
                              first_of(p.features, f));
       if (p.input_dropout_gates == 0) return x;
       return x * this->dropout(p.input_dropout, 0, source[r] / p.time, f, p.features);
-    }, this->operands_at(buffers.inputs));
-    pack_rows(strips, n, unit_blocks, capacity, [&](int64_t u, int64_t r) {
+    }, rows_at(buffers.inputs));
+    pack_rows<Chunk>(strips, n, unit_blocks, capacity, [&](int64_t u, int64_t r) {
       return recurrent_masked(load(kept_h(u, start + r)), 0, r, u);
-    }, this->operands_at(buffers.dropped_h));
+    }, rows_at(buffers.dropped_h));
     if constexpr (CellT::kResetBefore) {
-      pack_rows(strips, n, unit_blocks, capacity, [&](int64_t u, int64_t r) {
+      pack_rows<Chunk>(strips, n, unit_blocks, capacity, [&](int64_t u, int64_t r) {
         const V reset = acts.gate_value(load(saved(u, start + r) + kVector));
         return recurrent_masked(reset * load(kept_h(u, start + r)),
                                 p.recurrent_dropout_gates - 1, r, u);
-      }, this->operands_at(buffers.reset_h));
+      }, rows_at(buffers.reset_h));
     }
   }
 
+  typename Chunk::Operand* rows_at(Buffer buffer) const {
+    return this->template operands_at<Chunk>(buffer);
+  }
   Real* dropped_h(int64_t d, int64_t u, int64_t r) const {
     return this->at(buffers.dropped_h) + ((d * unit_blocks + u) * capacity + r) * kVector;
   }
@@ -325,40 +344,44 @@ struct Backward : Worker<Storage> {
     return slot < CellT::kKernelSlot ? CellT::kKernelSlot : slot < kTogether ? kTogether : S;
   }
   // First block of the slots like `slot`; of slot S, where the last ends.
+  template <class K>
   int64_t blocks_before(int slot) const {
     int64_t before = 0;
     for (int j = 0; j < S && end_like(j) <= slot; j = end_like(j)) {
-      before += whole_blocks(unit_blocks * (end_like(j) - first_like(j)));
+      before += whole_blocks<K>(unit_blocks * (end_like(j) - first_like(j)));
     }
     return before;
   }
   // Block of the j-th of `count` slots from `slot` on, counted from the first of their range.
+  template <class K>
   int64_t block_of(int64_t u, int slot, int count, int j) const {
-    if (!kCopies) return u * count + j;
+    if (K::kPair == 1) return u * count + j;
     const int first = first_like(slot + j);
-    return blocks_before(first) - blocks_before(slot) + u * (end_like(first) - first) +
+    return blocks_before<K>(first) - blocks_before<K>(slot) + u * (end_like(first) - first) +
            (slot + j - first);
   }
+  template <class K>
   int64_t depth_of(int slot, int count) const {
-    if (!kCopies) return unit_blocks * count * kVector;
-    return (blocks_before(slot + count) - blocks_before(slot)) * kVector;
+    if (K::kPair == 1) return unit_blocks * count * kVector;
+    return (blocks_before<K>(slot + count) - blocks_before<K>(slot)) * kVector;
   }
 
   // Where the rounded copy of a slot's gradient goes.
-  Operand* gate_operand(int64_t u, int64_t r, int slot) const {
-    return this->operands_at(buffers.gate_operands) +
-           operand_offset(block_of(u, 0, S, slot), r, capacity);
+  typename Chunk::Operand* gate_operand(int64_t u, int64_t r, int slot) const {
+    return rows_at(buffers.gate_operands) +
+           block_offset<Chunk>(block_of<Chunk>(u, 0, S, slot), r, capacity);
   }
   // Zeros where the slots of a range fill but the first half of its last block.
   void fill_half_blocks(int part) const {
     for (int slot = 0; kCopies && slot < S; slot = end_like(slot)) {
-      this->fill_half_block(gate_operand(0, 0, slot), unit_blocks * (end_like(slot) - slot),
-                            capacity, share_of(capacity, part, parts));
+      this->template fill_half_block<Chunk>(gate_operand(0, 0, slot),
+                                            unit_blocks * (end_like(slot) - slot), capacity,
+                                            share_of(capacity, part, parts));
     }
   }
   MR_INLINE void put_gate(int64_t u, int64_t r, int slot, V d) const {
     store(gates_of(u, r) + slot * kVector, d);
-    if constexpr (kCopies) store_operands(gate_operand(u, r, slot), d);
+    if constexpr (kCopies) Chunk::store_block(gate_operand(u, r, slot), d);
   }
   V recurrent_mask(int64_t d, int64_t i, int64_t u) const {
     return this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units);
@@ -399,7 +422,7 @@ struct Backward : Worker<Storage> {
         const Real* h = kept_h(u, group.offset[s]);
         const Real* c = CellT::kState ? kept_c(u, group.offset[s]) : h;
         Real* to = gates_of(u, r);
-        Operand* copy[S];
+        typename Chunk::Operand* copy[S];
         for (int j = 0; j < S; ++j) copy[j] = kCopies ? gate_operand(u, r, j) : nullptr;
         Real* dh = d_h + u * rows * kVector;
         Real* dc = CellT::kState ? d_c + u * rows * kVector : nullptr;
@@ -414,7 +437,7 @@ struct Backward : Worker<Storage> {
           for (int j = 0; j < S; ++j) {
             const V known = keep_first(d[j], count);
             store(to + j * kVector, known);
-            if constexpr (kCopies) store_operands(copy[j] + i * kOperandBlock, known);
+            if constexpr (kCopies) Chunk::store_block(copy[j] + i * kRowOf<Chunk>, known);
           }
           store(dh + i * kVector, rest);
           if (CellT::kState) store(dc + i * kVector, dc_i);
@@ -471,41 +494,48 @@ struct Backward : Worker<Storage> {
   // --- products with transposed weights --------------------------------------------------------
 
   // c[rows][vectors] (+)= d_gates, slots slot.. of kCount gates, times a panel of `vectors`.
-  template <int kCount>
+  template <class K, int kCount>
   MR_INLINE void transposed_tile(int vectors, int slot, int64_t r, int m, int wide,
-                                 const Operand* panel, Operands& o) const {
-    constexpr int kStride = kCopies ? kOperandBlock : kRow;
-    o.k = depth_of(slot, kCount);
-    if constexpr (kCopies) {
+                                 const typename K::Operand* panel, Operands<K>& o) const {
+    constexpr bool kFromCopies = K::kPair > 1;
+    constexpr int kStride = kFromCopies ? kRowOf<K> : kRow;
+    o.k = depth_of<K>(slot, kCount);
+    if constexpr (kFromCopies) {
       o.a = gate_operand(0, r, slot);
-      o.a_block = capacity * kOperandBlock;
-      o.block = kOperandBlock;
+      o.a_block = capacity * kRowOf<K>;
+      o.block = K::kBlock;
     } else {
       o.a = d_gates + r * kRow + slot * kVector;
       o.a_block = capacity * kRow;
       o.block = kCount * kVector;
     }
     o.b = panel;
-    o.b_panel = vectors * kVector * o.k;
+    o.b_vector = kVector * o.k * K::kPlanes;
+    o.b_panel = vectors * o.b_vector;
     switch (vectors) {
-      case 1: return run_tile<1, kStride, 1, 1 * kVector>(m, wide, o);
-      case 2: return run_tile<2, kStride, 1, 2 * kVector>(m, wide, o);
-      case 3: return run_tile<3, kStride, 1, 3 * kVector>(m, wide, o);
-      default: return run_tile<4, kStride, 1, 4 * kVector>(m, wide, o);
+      case 1: return Tile<K>::template run<1, kStride, 1, 1 * kVector>(m, wide, o);
+      case 2: return Tile<K>::template run<2, kStride, 1, 2 * kVector>(m, wide, o);
+      case 3: return Tile<K>::template run<3, kStride, 1, 3 * kVector>(m, wide, o);
+      default: return Tile<K>::template run<4, kStride, 1, 4 * kVector>(m, wide, o);
     }
   }
 
-  const Operand* recurrent_panel(int slot, int count, int64_t q) const {
-    return this->operands_at(layout.recurrent_kernel_t) + slot * gate_panels(unit_blocks) +
-           q * width * kVector * depth_of(slot, count);
+  // Panel q of the transposed weights of `count` gates, all but the last `panel_width` blocks wide.
+  template <class K>
+  const typename K::Operand* panel_of(const typename K::Operand* panels, int64_t panel_width, int slot,
+                                      int count, int64_t q) const {
+    return panels + q * panel_width * kVector * depth_of<K>(slot, count) * K::kPlanes;
+  }
+  const typename Step::Operand* recurrent_panel(int slot, int count, int64_t q) const {
+    return panel_of<Step>(recurrent_panels(slot), width, slot, count, q);
   }
 
   // d_h += the part that passes through recurrent_kernel; for LSTM there is no other.
   template <int kCount>
   void recurrent_product(Range panels, int64_t n, int64_t r) const {
     // Matrix registers write sixteen rows, also over rows that still wait for their last step.
-    if (kCopies || p.recurrent_dropout_gates > 0) return buffered_product<kCount>(panels, n, r);
-    Operands o;
+    if (kStepCopies || p.recurrent_dropout_gates > 0) return buffered_product<kCount>(panels, n, r);
+    Operands<Step> o;
     o.c_row = kVector;
     o.c_vector = rows * kVector;
     o.c_panel = width * rows * kVector;
@@ -513,9 +543,9 @@ struct Backward : Worker<Storage> {
     for (int64_t q = panels.begin; q < panels.end;) {
       const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
       const int wide = panels_together(n, vectors, q, panels.end, unit_blocks);
-      for_tiles<most_rows(kWidest)>(n, [&](int64_t i, int m) {
+      StepTile::template each<kWidest>(n, [&](int64_t i, int m) {
         o.c = d_h + (q * width * rows + i) * kVector;
-        transposed_tile<kCount>(vectors, 0, r + i, m, wide, recurrent_panel(0, kCount, q), o);
+        transposed_tile<Step, kCount>(vectors, 0, r + i, m, wide, recurrent_panel(0, kCount, q), o);
       });
       q += wide;
     }
@@ -524,28 +554,28 @@ struct Backward : Worker<Storage> {
   // Panels of full width that one tile of one or two rows may take.
   int panels_together(int64_t n, int vectors, int64_t q, int64_t end, int64_t blocks) const {
     if (n > 2) return 1;
-    const int wide = panels_at_once(static_cast<int>(n), vectors);
+    const int wide = StepTile::panels_at_once(static_cast<int>(n), vectors);
     return q + wide <= end && (q + wide) * vectors <= blocks ? wide : 1;
   }
 
   // The same by way of a buffer, where the operand of each gate may have had a dropout mask.
   template <int kCount>
   void buffered_product(Range panels, int64_t n, int64_t r) const {
-    Operands o;
+    Operands<Step> o;
     o.accumulate = false;
     o.c_vector = kVector;
     o.c_panel = 0;
     for (int64_t q = panels.begin; q < panels.end; ++q) {
       const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
       o.c_row = vectors * kVector;
-      for_tiles<most_rows(kWidest)>(n, [&](int64_t i, int m) {
-        alignas(64) Real product[kProduct];
+      StepTile::template each<kWidest>(n, [&](int64_t i, int m) {
+        alignas(64) Real product[kProduct<Step>];
         o.c = product;
         for (int j = 0; j < kCount; ++j) {
           if (each_recurrent_gate) {
-            transposed_tile<1>(vectors, j, r + i, m, 1, recurrent_panel(j, 1, q), o);
+            transposed_tile<Step, 1>(vectors, j, r + i, m, 1, recurrent_panel(j, 1, q), o);
           } else if (j == 0) {
-            transposed_tile<kCount>(vectors, 0, r + i, m, 1, recurrent_panel(0, kCount, q), o);
+            transposed_tile<Step, kCount>(vectors, 0, r + i, m, 1, recurrent_panel(0, kCount, q), o);
           } else {
             break;
           }
@@ -567,16 +597,16 @@ struct Backward : Worker<Storage> {
 
   // d(r * h) = d_x_h @ candidate's recurrent_kernel^T, before its mask.
   void reset_product(Range panels, int64_t n, int64_t r) const {
-    Operands o;
+    Operands<Step> o;
     o.c_row = kVector;
     o.c_vector = buffers.rows * kVector;
     o.c_panel = 0;
     o.accumulate = false;
     for (int64_t q = panels.begin; q < panels.end; ++q) {
       const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
-      for_tiles<most_rows(kWidest)>(n, [&](int64_t i, int m) {
+      StepTile::template each<kWidest>(n, [&](int64_t i, int m) {
         o.c = this->at(buffers.d_reset_h) + (q * width * buffers.rows + i) * kVector;
-        transposed_tile<1>(vectors, 2, r + i, m, 1, recurrent_panel(2, 1, q), o);
+        transposed_tile<Step, 1>(vectors, 2, r + i, m, 1, recurrent_panel(2, 1, q), o);
       });
     }
   }
@@ -585,15 +615,15 @@ struct Backward : Worker<Storage> {
   void input_gradients(int part, int64_t begin, int64_t end) const {
     const Range mine = share_of(group.offset[end] - group.offset[begin], part, parts);
     const int64_t panel_width = layout.feature_panel;
-    Operands o;
+    Operands<Chunk> o;
     o.accumulate = false;
     o.c_vector = kVector;
     o.c_panel = 0;
     for (int64_t q = 0; q * panel_width < feature_blocks; ++q) {
       const int vectors = static_cast<int>(least(panel_width, feature_blocks - q * panel_width));
       o.c_row = vectors * kVector;
-      for_tiles<most_rows(kWidest)>(mine.end - mine.begin, [&](int64_t i, int m) {
-        alignas(64) Real product[kProduct], sum[kProduct];
+      Tile<Chunk>::template each<kWidest>(mine.end - mine.begin, [&](int64_t i, int m) {
+        alignas(64) Real product[kProduct<Chunk>], sum[kProduct<Chunk>];
         o.c = product;
         const int64_t r = mine.begin + i;
         const int64_t masks = p.input_dropout_gates;
@@ -601,13 +631,11 @@ struct Backward : Worker<Storage> {
         for (int g = 0; g < (each_input_gate ? G : 1); ++g) {
           const int count = each_input_gate ? 1 : G;
           const int slot = CellT::kKernelSlot + g;
-          const Operand* panel = this->operands_at(layout.kernel_t) +
-                                 g * gate_panels(feature_blocks) +
-                                 q * panel_width * kVector * depth_of(slot, count);
+          const auto* panel = panel_of<Chunk>(kernel_panels(g), panel_width, slot, count, q);
           if (each_input_gate) {
-            transposed_tile<1>(vectors, slot, r, m, 1, panel, o);
+            transposed_tile<Chunk, 1>(vectors, slot, r, m, 1, panel, o);
           } else {
-            transposed_tile<G>(vectors, slot, r, m, 1, panel, o);
+            transposed_tile<Chunk, G>(vectors, slot, r, m, 1, panel, o);
           }
           if (masks == 0) break;
           for (int k = 0; k < m; ++k) {
@@ -640,7 +668,7 @@ struct Backward : Worker<Storage> {
   template <int kCount>
   MR_INLINE void weight_product(const Real* operand, int64_t block_stride, int64_t features,
                                 int64_t n, int64_t u, int slot, bool first, Real* to) const {
-    Operands o;
+    Operands<Reals> o;
     o.a_block = 0;
     o.block = n;
     o.b = gates_of(u, 0) + slot * kVector;
@@ -650,10 +678,10 @@ struct Backward : Worker<Storage> {
     o.k = n;
     o.accumulate = !first;
     for (int64_t f = 0; f * kVector < features; ++f) {
-      for_tiles<most_rows(kCount)>(first_of(features, f), [&](int64_t l, int m) {
+      Tile<Reals>::each<kCount>(first_of(features, f), [&](int64_t l, int m) {
         o.a = operand + f * block_stride + l;
         o.c = to + (f * kVector + l) * G * kVector;
-        run_tile<kCount, 1, kVector, kRow>(m, 1, o);
+        Tile<Reals>::run<kCount, 1, kVector, kRow>(m, 1, o);
       });
     }
   }
@@ -697,30 +725,31 @@ struct Backward : Worker<Storage> {
   // From copies in pairs: those of one unit block's gates serve all products while they are in the
   // L1 cache.
   void paired_weight_gradients(int part, Range units, int64_t n, bool first) const {
-    Operand* gates = this->operands_at(buffers.gate_pairs) + part * capacity * kRow;
-    const int64_t strip_rows = round_up(n, kStrip);
-    Operands o;
+    using Operand = typename Chunk::Operand;
+    Operand* gates = rows_at(buffers.gate_pairs) + part * S * size_of_vector<Chunk>(capacity);
+    const auto slots_from = [&](int slot) { return gates + pair_offset<Chunk>(0, slot, S, capacity); };
+    Operands<Chunk> o;
     o.accumulate = !first;
+    o.b_vector = size_of_vector<Chunk>(capacity);
     for (int64_t u = units.begin; u < units.end; ++u) {
-      const Real* row = gates_of(u, 0);
-      Operand* pair = gates;
-      for (int64_t r = 0; r < strip_rows; r += 2, row += 2 * kRow) {
-        for (int j = 0; j < S; ++j, pair += 2 * kVector) {
-          store_operands(pair, pair_of(r < n ? load(row + j * kVector) : zeros(),
-                                       r + 1 < n ? load(row + kRow + j * kVector) : zeros()));
+      for (int j = 0; j < S; ++j) {
+        const Operand* copy = gate_operand(u, 0, j);
+        for (int64_t r = 0; r < round_up(n, kStrip); r += 2, copy += 2 * kRowOf<Chunk>) {
+          store_pairs<Chunk>(gates + pair_offset<Chunk>(r, j, S, capacity),
+                             Chunk::pair_blocks(r < n ? copy : nullptr,
+                                                r + 1 < n ? copy + kRowOf<Chunk> : nullptr));
         }
       }
-      multiply_rows<G, kRow>(this->operands_at(buffers.inputs), p.features, n, capacity,
-                             gates + CellT::kKernelSlot * kPair * kVector, o, G * kVector,
-                             this->at(buffers.d_kernel) + u * layout.kernel_rows * G * kVector);
+      multiply_rows<Chunk, G, kRow>(rows_at(buffers.inputs), p.features, n, capacity,
+                                    slots_from(CellT::kKernelSlot), o, G * kVector,
+                                    this->at(buffers.d_kernel) + u * layout.kernel_rows * G * kVector);
       Real* d_recurrent =
           this->at(buffers.d_recurrent_kernel) + u * layout.recurrent_rows * G * kVector;
-      multiply_rows<kTogether, kRow>(this->operands_at(buffers.dropped_h), p.units, n, capacity,
-                                     gates, o, G * kVector, d_recurrent);
+      multiply_rows<Chunk, kTogether, kRow>(rows_at(buffers.dropped_h), p.units, n, capacity, gates, o,
+                                            G * kVector, d_recurrent);
       if constexpr (CellT::kResetBefore) {
-        multiply_rows<1, kRow>(this->operands_at(buffers.reset_h), p.units, n, capacity,
-                               gates + 2 * kPair * kVector, o, G * kVector,
-                               d_recurrent + 2 * kVector);
+        multiply_rows<Chunk, 1, kRow>(rows_at(buffers.reset_h), p.units, n, capacity, slots_from(2), o,
+                                      G * kVector, d_recurrent + 2 * kVector);
       }
       bias_gradient(u, n, first);
     }

@@ -57,9 +57,6 @@ bool has_matrix_registers() {
 }
 #endif
 
-// Whether an instruction set's kernels are those with products of bfloat16.
-bool multiplies_bfloat16(std::string_view isa) { return isa == "avx512bf16" || isa == "amx"; }
-
 bool has([[maybe_unused]] std::string_view isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -100,6 +97,12 @@ const IsaTables& find(std::string_view name, const char* where) {
                         "', needed: one of " + known + " (what this machine has)");
 }
 
+// What MASKED_RNN_ISA says, "" where it is not set.
+std::string_view forced_isa() {
+  static const char* const forced = std::getenv("MASKED_RNN_ISA");
+  return forced == nullptr ? "" : forced;
+}
+
 }  // namespace
 
 int supported_isas(const IsaTables** tables) {
@@ -110,8 +113,7 @@ int supported_isas(const IsaTables** tables) {
 
 const IsaTables& choose_isa(std::string_view name) {
   if (!name.empty()) return find(name, "isa");
-  static const char* const forced = std::getenv("MASKED_RNN_ISA");
-  if (forced != nullptr && *forced != '\0') return find(forced, "MASKED_RNN_ISA");
+  if (!forced_isa().empty()) return find(forced_isa(), "MASKED_RNN_ISA");
   const IsaTables* tables;
   const int count = supported_isas(&tables);
   return tables[count - 1];
@@ -130,36 +132,44 @@ bool has_mesh() {
 
 // The mesh of Intel's servers (Granite Rapids): a meeting 0.45 us, and 1.5 ns for each element; weights
 // past 1 MB of a core's 2 MB of L2 come with 28 GB/s. Zen 4: a meeting 0.2 us in all.
-SharingCost sharing_cost(DType dtype, bool bfloat16_products) {
+SharingCost sharing_cost(DType dtype, OperandPlanes planes) {
   static const bool mesh = has_mesh();  // asked for by every call
   if (!mesh) return {4000, 0};
-  const int64_t bytes = bfloat16_products ? 2 : real_bytes(dtype);
-  return {8000, 40, double((1 << 20) / bytes), bfloat16_products ? 48 : 16};
+  const int64_t bytes = planes.step > 0 ? 2 : real_bytes(dtype);
+  return {8000, 40, double((1 << 20) / bytes), planes.step > 0 ? 48 : 16};
 }
+
+// Whether float32 products of whole chunks in planes of bfloat16 pay: where inputs are few, splitting and
+// packing cost what the products gain. Not a question of the batch, as a row's bits depend on the answer.
+bool splits_float32(const Problem& p) { return p.features >= 128 && 2 * p.features >= p.units; }
 
 }  // namespace
 
 Choice choose_kernel(const Problem& problem, std::string_view isa) {
   const bool masks_each_gate =
       std::max(problem.input_dropout_gates, problem.recurrent_dropout_gates) > 1;
+  const bool named = !isa.empty() || !forced_isa().empty();
   Choice choice{};
   for (const IsaTables* tables = &choose_isa(isa); tables >= kAll; --tables) {
     const KernelTable* table =
         problem.dtype == DType::kFloat64 ? tables->double_table : tables->float_table;
-    const bool bfloat16_products = multiplies_bfloat16(tables->isa);  // its rows are all of that dtype
     for (int i = 0; table != nullptr && i < table->count; ++i) {
       const KernelRow& row = table->rows[i];
       if (row.cell != problem.cell || row.dtype != problem.dtype) continue;
+      const bool splits = row.planes.chunk > 1;
+      if (splits && !named && !splits_float32(problem)) continue;
       // A set without a kernel of its own has the vectors of the one below it.
       choice.vector_bytes = table->vector_bytes;
       if (choice.forward == nullptr) {
         choice.forward = row.forward;
-        choice.multiply_adds = table->multiply_adds;
-        choice.sharing = sharing_cost(problem.dtype, bfloat16_products);
+        choice.forward_planes = row.planes;
+        choice.multiply_adds = row.multiply_adds;
+        choice.sharing = sharing_cost(problem.dtype, row.planes);
       }
       // Backward with products of bfloat16 knows one dropout mask for all gates at most.
-      if (choice.backward == nullptr && !(bfloat16_products && masks_each_gate)) {
+      if (choice.backward == nullptr && !(row.planes.chunk > 0 && masks_each_gate)) {
         choice.backward = row.backward;
+        choice.backward_planes = row.planes;
       }
     }
     if (choice.forward != nullptr && choice.backward != nullptr) return choice;

@@ -34,6 +34,7 @@ const IsaTables& choose_isa(std::string_view name);
 struct Choice {
   int vector_bytes;
   Kernel forward, backward;
+  OperandPlanes forward_planes, backward_planes;
   void (*multiply_adds)(int64_t count);  // with forward's instructions
   SharingCost sharing;                   // on this machine
 };

@@ -9,12 +9,17 @@ namespace {
 template <class CellT, class Acts, class Storage>
 struct Forward : Worker<Storage> {
   using Base = Worker<Storage>;
+  using Step = typename Base::Step;
+  using Chunk = typename Base::Chunk;
+  using StepTile = Tile<Step>;
+  using ChunkTile = Tile<Chunk>;
+  static constexpr bool kOneKind = is_same<Step, Chunk>;
   using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks;
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   // Gates of the first product of a step: the candidate of reset before has its own.
   static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
   // The largest tile: most_rows, or twelve panels.
-  static constexpr int kProduct = (most_rows(G) > 8 ? most_rows(G) : 8) * G * kVector;
+  static constexpr int kProduct = (StepTile::most_rows(G) > 8 ? StepTile::most_rows(G) : 8) * G * kVector;
 
   // Bytes of recurrent weights that a core's L2 cache keeps from step to step. More of them come from
   // the L3 cache: fetched a panel ahead, a step of 512 units takes 5 % less time on two cores.
@@ -66,8 +71,8 @@ struct Forward : Worker<Storage> {
       const int64_t end = chunk_end(group, begin), start = group.offset[begin];
       this->each_part([&](int part) {
         if (begin == 0) start_states(units_of(part));
-        this->gather_inputs(part, start, group.offset[end], buffers.capacity,
-                            this->operands_at(buffers.inputs));
+        this->template gather_inputs<Chunk>(part, start, group.offset[end], buffers.capacity,
+                                            inputs());
       });
       const bool alone = projects_with_step(begin, end);
       for (int64_t s = begin; s < end; ++s) {
@@ -97,22 +102,31 @@ struct Forward : Worker<Storage> {
     return (training ? group.offset[s] : (s & 1) * rows) * kVector;
   }
 
+  typename Chunk::Operand* inputs() const {
+    return this->template operands_at<Chunk>(buffers.inputs);
+  }
+  typename Chunk::Operand* kernel() const {
+    return this->template operands_at<Chunk>(layout.kernel);
+  }
+  typename Step::Operand* recurrent_kernel() const {
+    return this->template operands_at<Step>(layout.recurrent_kernel);
+  }
+
   void pack_weights(int share) const {
     const Range mine = share_of(unit_blocks, share, job.threads());
-    const int64_t gate = unit_blocks * kVector;  // times k: one gate's panels
-    Operand* kernel = this->operands_at(layout.kernel);
+    const int64_t gate = unit_blocks * size_of_vector<Chunk>(p.features);  // one gate's panels
     if (each_input_gate) {
       for (int g = 0; g < G; ++g) {
-        this->pack(p.kernel, p.features, G, g, 1, mine, kernel + g * gate * whole_depth(p.features));
+        this->template pack<Chunk>(p.kernel, p.features, G, g, 1, mine, kernel() + g * gate);
       }
     } else {
-      this->pack(p.kernel, p.features, G, 0, G, mine, kernel);
+      this->template pack<Chunk>(p.kernel, p.features, G, 0, G, mine, kernel());
     }
-    Operand* recurrent = this->operands_at(layout.recurrent_kernel);
+    const int64_t recurrent_gate = unit_blocks * size_of_vector<Step>(p.units);
     const int together = each_recurrent_gate ? 1 : kTogether;
     for (int g = 0; g < G; g += g < kTogether ? together : 1) {
-      this->pack(p.recurrent_kernel, p.units, G, g, g < kTogether ? together : 1, mine,
-                 recurrent + g * gate * whole_depth(p.units));
+      this->template pack<Step>(p.recurrent_kernel, p.units, G, g, g < kTogether ? together : 1, mine,
+                                recurrent_kernel() + g * recurrent_gate);
     }
     for (int64_t u = mine.begin; u < mine.end; ++u) {
       for (int g = 0; g < G; ++g) store(this->at(layout.bias) + (u * G + g) * kVector, bias(u, g));
@@ -139,14 +153,14 @@ struct Forward : Worker<Storage> {
         put_dropped(0, u, i, load(h_base + u * state_block + i * kVector));
       }
     }
-    if (kPair == 1 || units.end < unit_blocks) return;
+    if (Step::kPair == 1 || units.end < unit_blocks) return;
     for (int64_t s = 0; s < 2; ++s) {
       for (int64_t d = 0; d < h_copies(); ++d) {
-        this->fill_half_block(dropped(s, d), unit_blocks, buffers.rows, {0, rows});
+        this->template fill_half_block<Step>(dropped(s, d), unit_blocks, buffers.rows, {0, rows});
       }
     }
     if (CellT::kResetBefore) {
-      this->fill_half_block(this->operands_at(buffers.reset_h), unit_blocks, buffers.rows, {0, rows});
+      this->template fill_half_block<Step>(reset_h(), unit_blocks, buffers.rows, {0, rows});
     }
   }
 
@@ -160,77 +174,77 @@ struct Forward : Worker<Storage> {
 
   // The operands of step s's products where h itself is none: h times its dropout masks, or a
   // rounded copy. Two steps alternate. Past the last unit they are zero.
-  bool copies_h() const { return kPair > 1 || p.recurrent_dropout_gates > 0; }
+  bool copies_h() const { return Step::kPair > 1 || p.recurrent_dropout_gates > 0; }
 
   MR_INLINE void put_dropped(int64_t s, int64_t u, int64_t i, V h) const {
-    if (kPair > 1 && p.recurrent_dropout_gates == 0) {
-      store_operands(dropped(s, 0) + operand_offset(u, i, buffers.rows),
-                     keep_first(h, this->unit_count(u)));
+    const int64_t at = block_offset<Step>(u, i, buffers.rows);
+    if (Step::kPair > 1 && p.recurrent_dropout_gates == 0) {
+      Step::store_block(dropped(s, 0) + at, keep_first(h, this->unit_count(u)));
     }
     for (int64_t d = 0; d < p.recurrent_dropout_gates; ++d) {
-      store_operands(dropped(s, d) + operand_offset(u, i, buffers.rows),
-                     keep_first(h * this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units),
-                                kPair > 1 ? this->unit_count(u) : kVector));
+      const V mask = this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units);
+      Step::store_block(dropped(s, d) + at,
+                        keep_first(h * mask, Step::kPair > 1 ? this->unit_count(u) : kVector));
     }
   }
   int64_t h_copies() const { return p.recurrent_dropout_gates > 0 ? p.recurrent_dropout_gates : 1; }
-  Operand* dropped(int64_t s, int64_t d) const {
-    return this->operands_at(buffers.dropped_h) +
-           ((s & 1) * h_copies() + d) * whole_blocks(unit_blocks) * buffers.rows * kVector;
+  typename Step::Operand* dropped(int64_t s, int64_t d) const {
+    return this->template operands_at<Step>(buffers.dropped_h) +
+           ((s & 1) * h_copies() + d) * size_of_rows<Step>(unit_blocks, buffers.rows);
   }
+  typename Step::Operand* reset_h() const { return this->template operands_at<Step>(buffers.reset_h); }
 
   // A step that fills a chunk alone multiplies its inputs tile by tile, beside the states: their
   // projection written and read again takes 4 % of LSTM 256,50,128,256.
   bool projects_with_step(int64_t begin, int64_t end) const {
-    return !CellT::kResetBefore && !each_input_gate && end == begin + 1 && group.live[begin] > 2;
+    return kOneKind && !CellT::kResetBefore && !each_input_gate && end == begin + 1 && group.live[begin] > 2;
   }
 
   // c[panel][row][G][V] = inputs @ kernel for `panels` unit blocks and m rows of the chunk.
   MR_INLINE void input_product(int64_t u, int panels, int64_t row, int m, int64_t c_panel,
                                Real* c) const {
-    Operands o;
-    o.a = this->operands_at(buffers.inputs) + row * kOperandBlock;
-    o.a_block = buffers.capacity * kOperandBlock;
-    o.block = kOperandBlock;
-    o.b_panel = whole_depth(p.features) * G * kVector;
-    o.b = this->operands_at(layout.kernel) + u * o.b_panel;
+    Operands<Chunk> o;
+    o.a = inputs() + row * kRowOf<Chunk>;
+    o.a_block = buffers.capacity * kRowOf<Chunk>;
+    o.block = Chunk::kBlock;
+    o.b_vector = size_of_vector<Chunk>(p.features);
+    o.b_panel = G * o.b_vector;
+    o.b = kernel() + u * o.b_panel;
     o.c = c;
     o.c_row = G * kVector;
     o.c_vector = kVector;
     o.c_panel = c_panel;
     o.k = p.features;
     o.accumulate = false;
-    run_tile<G, kOperandBlock, 1, G * kVector>(m, panels, o);
+    ChunkTile::template run<G, kRowOf<Chunk>, 1, G * kVector>(m, panels, o);
   }
 
   // projection[u][row][g] = inputs[row] @ kernel for some units.
   void project(Range units, int64_t n) const {
     const int64_t capacity = buffers.capacity;
     if (each_input_gate) {
-      const Operand* x = this->operands_at(buffers.inputs);
-      Operands o;
-      o.a_block = capacity * kOperandBlock;
-      o.block = kOperandBlock;
+      Operands<Chunk> o;
+      o.a_block = capacity * kRowOf<Chunk>;
+      o.block = Chunk::kBlock;
       o.c_row = G * kVector;
       o.c_vector = kVector;
       o.k = p.features;
       o.accumulate = false;
+      o.b_vector = size_of_vector<Chunk>(p.features);
       o.b_panel = o.c_panel = 0;
       for (int g = 0; g < G; ++g) {
         for (int64_t u = units.begin; u < units.end; ++u) {
-          for_tiles<most_rows(1)>(n, [&](int64_t i, int m) {
-            o.a = x + g * whole_blocks(this->feature_blocks) * capacity * kVector +
-                  i * kOperandBlock;
-            o.b = this->operands_at(layout.kernel) +
-                  (g * unit_blocks + u) * whole_depth(p.features) * kVector;
+          ChunkTile::template each<1>(n, [&](int64_t i, int m) {
+            o.a = inputs() + g * size_of_rows<Chunk>(this->feature_blocks, capacity) + i * kRowOf<Chunk>;
+            o.b = kernel() + (g * unit_blocks + u) * o.b_vector;
             o.c = projection_of(u, i) + g * kVector;
-            run_tile<1, kOperandBlock, 1, kVector>(m, 1, o);
+            ChunkTile::template run<1, kRowOf<Chunk>, 1, kVector>(m, 1, o);
           });
         }
       }
       return;
     }
-    for_panels<G>(units, n, false, [&](int64_t u, int panels, int64_t i, int m) {
+    for_panels<ChunkTile, G>(units, n, false, [&](int64_t u, int panels, int64_t i, int m) {
       input_product(u, panels, i, m, capacity * G * kVector, projection_of(u, i));
     });
   }
@@ -239,60 +253,60 @@ struct Forward : Worker<Storage> {
   template <int kCount>
   MR_INLINE void recurrent_product(Range units, int first, int64_t s, int64_t u, int panels,
                                    int64_t i, int m, Real* c) const {
-    Operands o;
-    o.block = kOperandBlock;
+    Operands<Step> o;
+    o.block = Step::kBlock;
+    o.a_block = buffers.rows * kRowOf<Step>;
+    o.b_vector = size_of_vector<Step>(p.units);
     o.c_row = G * kVector;
     o.c_vector = kVector;
     o.c_panel = m * G * kVector;
     o.k = p.units;
     o.accumulate = false;
-    const int64_t depth = whole_depth(p.units);
-    const Operand* weights =
-        this->operands_at(layout.recurrent_kernel) + first * unit_blocks * depth * kVector;
+    const typename Step::Operand* weights = recurrent_kernel() + first * unit_blocks * o.b_vector;
     const bool reset_operand = CellT::kResetBefore && first == 2;
     if (each_recurrent_gate && !reset_operand) {
-      o.a_block = buffers.rows * kOperandBlock;
       for (int w = 0; w < panels; ++w) {
         for (int g = 0; g < kCount; ++g) {
-          o.a = dropped(s, first + g) + i * kOperandBlock;
-          o.b = weights + (g * unit_blocks + u + w) * depth * kVector;
+          o.a = dropped(s, first + g) + i * kRowOf<Step>;
+          o.b = weights + (g * unit_blocks + u + w) * o.b_vector;
           o.c = c + w * o.c_panel + g * kVector;
-          run_tile<1, kOperandBlock, 1, kVector>(m, 1, o);
+          StepTile::template run<1, kRowOf<Step>, 1, kVector>(m, 1, o);
         }
       }
       return;
     }
     if (reset_operand) {
-      o.a = this->operands_at(buffers.reset_h) + i * kOperandBlock;
-      o.a_block = buffers.rows * kOperandBlock;
+      o.a = reset_h() + i * kRowOf<Step>;
     } else if (copies_h()) {
-      o.a = dropped(s, 0) + i * kOperandBlock;
-      o.a_block = buffers.rows * kOperandBlock;
+      o.a = dropped(s, 0) + i * kRowOf<Step>;
     } else {
       // Not reached where operands are no Reals.
-      o.a = reinterpret_cast<const Operand*>(h_base + state_offset(s) + i * kVector);
+      o.a = reinterpret_cast<const typename Step::Operand*>(h_base + state_offset(s) + i * kVector);
       o.a_block = state_block;
     }
-    o.b_panel = depth * kCount * kVector;
+    o.b_panel = kCount * o.b_vector;
     o.b = weights + u * o.b_panel;
     o.c = c;
-    const int64_t panels_of_part = units.end - units.begin;
-    if (kFetchesNext && panels_of_part * o.b_panel * int64_t{sizeof(Operand)} > kNear) {
-      const int64_t fetched = i / m * depth * kLine;  // by the tiles before, of the next panel
+    const int64_t bytes = (units.end - units.begin) * o.b_panel * int64_t{sizeof(*o.b)};
+    if (StepTile::kFetchesNext && bytes > kNear) {
+      constexpr int64_t kLine = 64 / int64_t{sizeof(*o.b)};
+      const int64_t fetched = i / m * whole_depth<Step>(p.units) * kLine;  // by the tiles before
       const int64_t next = goes_back(s) ? u - 1 : u + 1;
       if (fetched < o.b_panel && next >= units.begin && next < units.end) {
         o.next = weights + next * o.b_panel + fetched;
       }
     }
-    run_tile<kCount, kOperandBlock, 1, kCount * kVector>(m, panels, o);
+    StepTile::template run<kCount, kRowOf<Step>, 1, kCount * kVector>(m, panels, o);
   }
 
   // One packed step for some units. Its rows start at `chunk_row` of the projection, or `alone` at
   // that of the inputs. For reset before its first half.
   void step(Range units, int64_t s, int64_t chunk_row, bool alone) const {
-    for_panels<kTogether>(units, group.live[s], goes_back(s), [&](int64_t u, int panels, int64_t i, int m) {
+    for_panels<StepTile, kTogether>(units, group.live[s], goes_back(s), [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct], projection[kProduct];
-      if (alone) input_product(u, panels, i, m, 0, projection);
+      if constexpr (kOneKind) {
+        if (alone) input_product(u, panels, i, m, 0, projection);
+      }
       recurrent_product<kTogether>(units, 0, s, u, panels, i, m, product);
       for (int w = 0; w < panels; ++w) {
         if constexpr (CellT::kResetBefore) {
@@ -306,7 +320,7 @@ struct Forward : Worker<Storage> {
   }
 
   void candidate_step(Range units, int64_t s, int64_t chunk_row) const {
-    for_panels<1>(units, group.live[s], goes_back(s), [&](int64_t u, int panels, int64_t i, int m) {
+    for_panels<StepTile, 1>(units, group.live[s], goes_back(s), [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct];
       recurrent_product<1>(units, 2, s, u, panels, i, m, product);
       for (int w = 0; w < panels; ++w) {
@@ -322,13 +336,13 @@ struct Forward : Worker<Storage> {
 
   // f(first unit block, blocks, first row, rows) over some units and n rows. A panel of weights
   // serves all rows before the next is touched.
-  template <int kCount, class F>
+  template <class T, int kCount, class F>
   MR_INLINE void for_panels(Range units, int64_t n, bool back, const F& f) const {
-    const int wide = n <= 2 ? panels_at_once(static_cast<int>(n), kCount) : 1;
+    const int wide = T::panels_at_once(static_cast<int>(least(n, T::most_rows(kCount))), kCount);
     for (int64_t left = units.end - units.begin; left > 0;) {
-      const int panels = panels_of_tile(left, wide);
+      const int panels = T::panels_of_tile(left, wide);
       const int64_t u = back ? units.begin + left - panels : units.end - left;
-      for_tiles<most_rows(kCount)>(n, [&](int64_t i, int m) { f(u, panels, i, m); });
+      T::template each<kCount>(n, [&](int64_t i, int m) { f(u, panels, i, m); });
       left -= panels;
     }
   }
@@ -398,7 +412,6 @@ struct Forward : Worker<Storage> {
       Real* projection = projection_of(u, chunk_row + first);
       const Real* bias = this->at(layout.bias) + u * G * kVector;
       const Real* h = h_base + u * state_block + state_offset(s);
-      Operand* reset = this->operands_at(buffers.reset_h);
       for (int k = 0; k < m; ++k, projection += G * kVector, product += G * kVector) {
         const int64_t i = first + k;
         V x[2], r[2], saved[2];
@@ -406,14 +419,14 @@ struct Forward : Worker<Storage> {
           x[g] = load(projection + g * kVector) + load(bias + g * kVector);
           r[g] = load(product + g * kVector);
         }
-        V reset_h = CellT::forward_gates(acts, x, r, load(h + i * kVector), saved);
+        V reset = CellT::forward_gates(acts, x, r, load(h + i * kVector), saved);
         if (p.recurrent_dropout_gates > 0) {
-          reset_h = reset_h * this->dropout(p.recurrent_dropout, p.recurrent_dropout_gates - 1,
+          reset = reset * this->dropout(p.recurrent_dropout, p.recurrent_dropout_gates - 1,
                                             group.row[i], u, p.units);
         }
         store(projection, saved[0]);
-        store_operands(reset + operand_offset(u, i, buffers.rows),
-                       keep_first(reset_h, kPair > 1 ? this->unit_count(u) : kVector));
+        Step::store_block(reset_h() + block_offset<Step>(u, i, buffers.rows),
+                          keep_first(reset, Step::kPair > 1 ? this->unit_count(u) : kVector));
         if (training) {
           Real* to = saved_of(u, group.offset[s] + i);
           store(to, saved[0]);

@@ -26,6 +26,9 @@ MR_INLINE int first_of(int64_t n, int64_t block) {
 // One thread's view of a job, on one group of rows.
 template <class Storage>
 struct Worker {
+  using Step = typename Kinds<Storage>::Step;
+  using Chunk = typename Kinds<Storage>::Chunk;
+
   Worker(const Job& job, Member& member, int group_index)
       : job(job),
         p(*job.problem),
@@ -45,7 +48,10 @@ struct Worker {
   const int64_t rows, unit_blocks, feature_blocks;
 
   Real* at(Buffer buffer) const { return reinterpret_cast<Real*>(job.workspace) + buffer.offset; }
-  Operand* operands_at(Buffer buffer) const { return reinterpret_cast<Operand*>(at(buffer)); }
+  template <class K>
+  typename K::Operand* operands_at(Buffer buffer) const {
+    return reinterpret_cast<typename K::Operand*>(at(buffer));
+  }
   Real* reserve_at(Buffer buffer) const {
     return reinterpret_cast<Real*>(job.reserve) + buffer.offset;
   }
@@ -65,22 +71,25 @@ struct Worker {
   int unit_count(int64_t u) const { return first_of(p.units, u); }
 
   // Zeros for the last block of operands where only its first half is used.
-  void fill_half_block(Operand* operands, int64_t blocks, int64_t capacity, Range of_rows) const {
-    if (whole_blocks(blocks) == blocks) return;
+  template <class K>
+  void fill_half_block(typename K::Operand* operands, int64_t blocks, int64_t capacity,
+                       Range of_rows) const {
+    if (whole_blocks<K>(blocks) == blocks) return;
     for (int64_t r = of_rows.begin; r < of_rows.end; ++r) {
-      store(operands + operand_offset(blocks, r, capacity), zeros());
+      K::store_block(operands + block_offset<K>(blocks, r, capacity), zeros());
     }
   }
 
   // [D or 1][i][capacity][V]: the inputs of packed indices begin.. end, this part's share of the
   // rows, each multiplied with its dropout masks.
+  template <class K>
   void gather_inputs(int part, int64_t begin, int64_t end, int64_t capacity,
-                     Operand* to) const {
+                     typename K::Operand* to) const {
     const Range mine = share_of(end - begin, part, parts);
     const int64_t masks = p.input_dropout_gates;
     for (int64_t d = 0; d < (masks > 0 ? masks : 1); ++d) {
-      fill_half_block(to + d * whole_blocks(feature_blocks) * capacity * kVector, feature_blocks,
-                      capacity, mine);
+      fill_half_block<K>(to + d * size_of_rows<K>(feature_blocks, capacity), feature_blocks, capacity,
+                         mine);
     }
     for (int64_t r = mine.begin; r < mine.end; ++r) {
       const int64_t source = group.input[begin + r];
@@ -88,10 +97,10 @@ struct Worker {
       const Storage* from = in(p.inputs) + source * p.features;
       for (int64_t f = 0; f < feature_blocks; ++f) {
         const V x = load_first(from + f * kVector, first_of(p.features, f));
-        Operand* block = to + operand_offset(f, r, capacity);
-        if (masks == 0) store_operands(block, x);
+        typename K::Operand* block = to + block_offset<K>(f, r, capacity);
+        if (masks == 0) K::store_block(block, x);
         for (int64_t d = 0; d < masks; ++d) {
-          store_operands(block + d * whole_blocks(feature_blocks) * capacity * kVector,
+          K::store_block(block + d * size_of_rows<K>(feature_blocks, capacity),
                          x * dropout(p.input_dropout, d, source / p.time, f, p.features));
         }
       }
@@ -114,25 +123,24 @@ struct Worker {
                       first_of(width, block));
   }
 
-  // Weights [k][G*H] to panels of unit blocks u: gates first..last of a step side by side,
-  // [u][k][gates][V]; where operands go in pairs, the two of a pair lie side by side.
+  // Weights [k][G*H] to panels of unit blocks u, each of gates first.. side by side.
+  template <class K>
   void pack(const void* weights, int64_t k, int gates, int first, int count, Range units,
-            Operand* to) const {
-    const int64_t width = gates * p.units;
+            typename K::Operand* to) const {
+    const int64_t width = gates * p.units, depth = whole_depth<K>(k);
     for (int64_t u = units.begin; u < units.end; ++u) {
       const int n = unit_count(u);
       const Storage* from = in(weights) + first * p.units + u * kVector;
-      Operand* panel = to + u * whole_depth(k) * count * kVector;
-      for (int64_t i = 0; i < k; i += kPair, from += kPair * width) {
-        for (int g = 0; g < count; ++g, panel += kPair * kVector) {
-          const bool has_second = kPair > 1 && i + 1 < k;
-          const Storage* second = from + width + g * p.units;
-          store_operands(panel, pair_of(load_first(from + g * p.units, n),
-                                        has_second ? load_first(second, n) : zeros()));
+      typename K::Operand* panel = to + u * count * size_of_vector<K>(k);
+      for (int64_t i = 0; i < depth; i += K::kPair, from += K::kPair * width) {
+        const bool has_first = i < k, has_second = K::kPair > 1 && i + 1 < k;
+        for (int g = 0; g < count; ++g) {
+          const Storage *first = from + g * p.units, *second = first + width;
+          store_pairs<K>(panel + pair_offset<K>(i, g, count, depth),
+                         K::pair(has_first ? load_first(first, n) : zeros(),
+                                 has_second ? load_first(second, n) : zeros()));
         }
       }
-      const int64_t missing = whole_depth(k) - round_up(k, kPair);
-      memset(static_cast<void*>(panel), 0, missing * count * kVector * sizeof(Operand));
     }
   }
 

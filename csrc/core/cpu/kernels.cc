@@ -16,27 +16,6 @@
 namespace masked_rnn {
 namespace {
 
-// Independent chains, more than any machine needs to hide the latency of one.
-void multiply_adds(int64_t count) {
-#if defined(__AMX_BF16__)
-  matrix_multiply_adds(count);
-#else
-  constexpr int kChains = 12;
-  OperandVector a, b;
-  memset(&a, 0, sizeof(a));
-  memset(&b, 0, sizeof(b));
-  V sum[kChains];
-  for (int i = 0; i < kChains; ++i) sum[i] = splat(1);
-  for (int64_t n = 0; n < count; n += kChains * kVector * kPair) {
-    MR_UNROLL
-    for (int i = 0; i < kChains; ++i) sum[i] = multiply_add(a, b, sum[i]);
-    asm volatile("" : "+" MR_REGISTER(a));  // or the compiler adds up zeros itself
-  }
-  MR_UNROLL
-  for (int i = 0; i < kChains; ++i) asm volatile("" : : MR_REGISTER(sum[i]));
-#endif
-}
-
 template <template <class, class, class> class Pass, class CellT, class Storage>
 void run_pass(const Job& job, int thread) {
   const Problem& p = *job.problem;
@@ -48,10 +27,19 @@ void run_pass(const Job& job, int thread) {
   }
 }
 
+template <class K>
+constexpr int planes_of = K::kPair > 1 ? K::kPlanes : 0;
+
 template <class CellT, class Storage>
 constexpr KernelRow row() {
-  return {CellT::kCell, StorageOf<Storage>::dtype, run_pass<Forward, CellT, Storage>,
-          run_pass<Backward, CellT, Storage>};
+  using Step = typename Kinds<Storage>::Step;
+  using Chunk = typename Kinds<Storage>::Chunk;
+  return {CellT::kCell,
+          StorageOf<Storage>::dtype,
+          run_pass<Forward, CellT, Storage>,
+          run_pass<Backward, CellT, Storage>,
+          {planes_of<Step>, planes_of<Chunk>},
+          Tile<Step>::multiply_adds};
 }
 
 constexpr KernelRow kRows[] = {
@@ -60,12 +48,14 @@ constexpr KernelRow kRows[] = {
     row<GruResetBefore, BFloat16>(),
     row<Lstm, BFloat16>(),
     row<SimpleRnn, BFloat16>(),
-#else
+#endif
+#if defined(__AMX_BF16__) || !defined(__AVX512BF16__)
     row<Gru, Real>(),
     row<GruResetBefore, Real>(),
     row<Lstm, Real>(),
     row<SimpleRnn, Real>(),
-#if !MASKED_RNN_REAL_IS_DOUBLE
+#endif
+#if !defined(__AVX512BF16__) && !MASKED_RNN_REAL_IS_DOUBLE
     row<Gru, BFloat16>(),
     row<GruResetBefore, BFloat16>(),
     row<Lstm, BFloat16>(),
@@ -74,7 +64,6 @@ constexpr KernelRow kRows[] = {
     row<GruResetBefore, Float16>(),
     row<Lstm, Float16>(),
     row<SimpleRnn, Float16>(),
-#endif
 #endif
 };
 
@@ -86,6 +75,6 @@ constexpr KernelRow kRows[] = {
 #define MR_JOIN(isa, real) MR_JOIN_OF(isa, real)
 
 extern const KernelTable MR_JOIN(MASKED_RNN_ISA, MASKED_RNN_REAL) = {
-    MR_TEXT(MASKED_RNN_ISA), kVectorBytes, multiply_adds, kRows, sizeof(kRows) / sizeof(kRows[0])};
+    MR_TEXT(MASKED_RNN_ISA), kVectorBytes, kRows, sizeof(kRows) / sizeof(kRows[0])};
 
 }  // namespace masked_rnn

@@ -1,9 +1,9 @@
 // Operands of the products that sum over the rows of a chunk, the weight gradients, where a machine
 // multiplies pairs: two rows of a chunk are a pair.
 //
-//   as b takes them   [rows / 2][V][2]
+//   as b takes them   like weights (operands.h)
 //   as a takes them   [block][rows / 2][V][2]; for matrix registers, which hold a row of c's values of k
-//                     side by side, [rows / 32][block][V][32]
+//                     side by side, [rows / 32][block][V][plane][32]
 #pragma once
 
 #include "kernel.h"
@@ -13,25 +13,32 @@ namespace {
 
 // Rows are packed in strips of so many; the last one is filled up with zeros.
 constexpr int64_t kStrip = 32;
-
-constexpr bool kHasMatrices = kOperandBlock > kVector;
+template <class K>
+constexpr int64_t kStripRow = K::kPlanes * kStrip;  // from one value's rows to the next's
 
 // The blocks of values that `load(block, row)` gives for `n` rows, some strips of them.
-template <class Load>
+template <class K, class Load>
 MR_INLINE void pack_rows(Range strips, int64_t n, int64_t blocks, int64_t capacity, const Load& load,
-                         Operand* to) {
+                         typename K::Operand* to) {
   constexpr int kPairs = kStrip / 2;
+  static_assert(kStrip == K::kPair * kVector);
   for (int64_t s = strips.begin; s < strips.end; ++s) {
     for (int64_t f = 0; f < blocks; ++f) {
-      OperandVector pairs[kPairs];
+      typename K::Vector pairs[K::kPlanes][kPairs];
       for (int i = 0; i < kPairs; ++i) {
         const int64_t row = s * kStrip + 2 * i;
-        pairs[i] = pair_of(row < n ? load(f, row) : zeros(), row + 1 < n ? load(f, row + 1) : zeros());
+        const typename K::Pairs two = K::pair(row < n ? load(f, row) : zeros(),
+                                              row + 1 < n ? load(f, row + 1) : zeros());
+        for (int q = 0; q < K::kPlanes; ++q) pairs[q][i] = two.plane[q];
       }
-      if constexpr (kHasMatrices) transpose(pairs);
-      Operand* strip = kHasMatrices ? to + (s * blocks + f) * kVector * kStrip
-                                    : to + (f * capacity + s * kStrip) * kVector;
-      for (int i = 0; i < kPairs; ++i) store_operands(strip + i * kPair * kVector, pairs[i]);
+      typename K::Operand* strip = K::kMatrix ? to + (s * blocks + f) * kVector * kStripRow<K>
+                                              : to + (f * capacity + s * kStrip) * kVector;
+      for (int q = 0; q < K::kPlanes; ++q) {
+        if constexpr (K::kMatrix) transpose(pairs[q]);
+        for (int i = 0; i < kPairs; ++i) {
+          K::store_vector(strip + i * kStripRow<K> + q * kStrip, pairs[q][i]);
+        }
+      }
     }
   }
 }
@@ -42,31 +49,32 @@ inline Range strips_of(int64_t n, int part, int parts) {
 
 // to[k][gates][V] (+)= operand^T @ gates over `n` rows, for the first `features` values of `operand`.
 // `gates` are kVectors blocks of kRow / kVector, as b takes them.
-template <int kVectors, int kRow>
-MR_INLINE void multiply_rows(const Operand* operand, int64_t features, int64_t n, int64_t capacity,
-                             const Operand* gates, Operands& o, int64_t to_row, Real* to) {
+template <class K, int kVectors, int kRow>
+MR_INLINE void multiply_rows(const typename K::Operand* operand, int64_t features, int64_t n,
+                             int64_t capacity, const typename K::Operand* gates, Operands<K>& o,
+                             int64_t to_row, Real* to) {
   const int64_t blocks = (features + kVector - 1) / kVector;
   o.b = gates;
   o.b_panel = o.c_panel = 0;
   o.c_row = to_row;
   o.c_vector = kVector;
-  if constexpr (kHasMatrices) {
-    o.a_block = blocks * kVector * kStrip;
+  if constexpr (K::kMatrix) {
+    o.a_block = blocks * kVector * kStripRow<K>;
     o.block = kStrip;
     o.k = round_up(n, kStrip);
-    for_tiles<most_rows(kVectors)>(features, [&](int64_t i, int m) {
-      o.a = operand + i * kStrip;
+    Tile<K>::template each<kVectors>(features, [&](int64_t i, int m) {
+      o.a = operand + i * kStripRow<K>;
       o.c = to + i * to_row;
-      run_tile<kVectors, kStrip, 1, kRow>(m, 1, o);
+      Tile<K>::template run<kVectors, kStripRow<K>, 1, kRow>(m, 1, o);
     });
   } else {
     o.a_block = 0;
-    o.block = o.k = round_up(n, kPair);
+    o.block = o.k = round_up(n, K::kPair);
     for (int64_t f = 0; f < blocks; ++f) {
-      for_tiles<most_rows(kVectors)>(first_of(features, f), [&](int64_t i, int m) {
-        o.a = operand + f * capacity * kVector + i * kPair;
+      Tile<K>::template each<kVectors>(first_of(features, f), [&](int64_t i, int m) {
+        o.a = operand + f * capacity * kVector + i * K::kPair;
         o.c = to + (f * kVector + i) * to_row;
-        run_tile<kVectors, kPair, kVector, kRow>(m, 1, o);
+        Tile<K>::template run<kVectors, K::kPair, kVector, kRow>(m, 1, o);
       });
     }
   }

@@ -186,79 +186,7 @@ MR_INLINE void store_first(Real* p, V v, int n) {
 }
 #endif
 
-// The operands of a product. A machine with bfloat16 products multiplies pairs of bfloat16 values
-// and adds both to a float: twice the speed of float on Zen, half of it on Intel, whose AMX has
-// matrix registers (tile_amx.h). Elsewhere operands are of the compute type.
-#if defined(__AVX512BF16__)
-using Operand = BFloat16;
-constexpr int kPair = 2;  // consecutive k that one multiply-add takes
-using OperandVector = __m512bh;
-
-MR_INLINE OperandVector load_operands(const Operand* p) {
-  OperandVector v;
-  memcpy(&v, p, sizeof(v));
-  return v;
-}
-MR_INLINE OperandVector splat_operand(const Operand* p) {
-  int32_t pair;
-  memcpy(&pair, p, sizeof(pair));
-  return (OperandVector)_mm512_set1_epi32(pair);
-}
-MR_INLINE V multiply_add(OperandVector a, OperandVector b, V c) {
-  return (V)_mm512_dpbf16_ps((__m512)c, a, b);
-}
-// As store, but subnormal numbers become zero, as they are to a product.
-MR_INLINE void store_operands(Operand* p, V v) {
-  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
-  memcpy(p, &rounded, sizeof(rounded));
-}
-MR_INLINE void store_operands(Operand* p, OperandVector v) { memcpy(p, &v, sizeof(v)); }
-// first[0], second[0], first[1], second[1]..
-MR_INLINE OperandVector pair_of(V first, V second) {
-  Half lane[2];
-  for (int l = 0; l < kVector; ++l) {
-    lane[l * 2 / kVector][l * 2 % kVector] = static_cast<uint16_t>(l);
-    lane[l * 2 / kVector][l * 2 % kVector + 1] = static_cast<uint16_t>(kVector + l);
-  }
-  __m512i order;
-  memcpy(&order, lane, sizeof(order));
-  return (OperandVector)_mm512_permutexvar_epi16(
-      order, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
-}
-#else
-using Operand = Real;
-constexpr int kPair = 1;
-using OperandVector = V;
-
-MR_INLINE OperandVector load_operands(const Operand* p) { return load(p); }
-MR_INLINE OperandVector splat_operand(const Operand* p) { return splat(*p); }
-MR_INLINE V multiply_add(V a, V b, V c) { return fma_of(a, b, c); }
-MR_INLINE void store_operands(Operand* p, V v) { store(p, v); }
-MR_INLINE OperandVector pair_of(V first, V) { return first; }
-#endif
-
-// Values of k that one row's operands hold side by side: [k block][row][kOperandBlock].
-#if defined(__AMX_BF16__)
-constexpr int kOperandBlock = 2 * kVector;
-#else
-constexpr int kOperandBlock = kVector;
-#endif
-
 MR_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-// Where a block of kVector values of a row lies among the operands of `rows` rows.
-MR_INLINE int64_t operand_offset(int64_t block, int64_t row, int64_t rows) {
-  constexpr int kBlocks = kOperandBlock / kVector;
-  return (block / kBlocks * rows + row) * kOperandBlock + block % kBlocks * kVector;
-}
-// Blocks of kVector values rounded up to whole blocks of operands.
-MR_INLINE int64_t whole_blocks(int64_t blocks) {
-  return round_up(blocks, kOperandBlock / kVector);
-}
-// k rounded up to what one multiply-add takes of the weights.
-MR_INLINE int64_t whole_depth(int64_t k) {
-  return round_up(k, kOperandBlock > kVector ? kOperandBlock : kPair);
-}
 
 // v with zeros from element n on.
 MR_INLINE V keep_first(V v, int n) {
