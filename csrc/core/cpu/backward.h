@@ -4,8 +4,9 @@
 // while they are in the cache. Every group sums its own weight gradients; they are added in
 // order at the end, so that a run repeats bit for bit.
 //
-// Where a machine multiplies bfloat16 values, the products read rounded copies: of the gates'
-// gradients written beside them, of inputs and states packed in pairs of rows (row_operands.h).
+// Where a machine multiplies bfloat16 values, these read copies, rounded or in planes (operands.h): of
+// the gates' gradients written beside them, of inputs and states packed in pairs of rows
+// (row_operands.h).
 #pragma once
 
 #include "row_operands.h"
@@ -138,7 +139,7 @@ struct Backward : Worker<Storage> {
       const int64_t first = q * panel_width * kVector;
       const int64_t columns = least(panel_width, blocks - q * panel_width) * kVector;
       const int64_t size = columns * depth * K::kPlanes;
-      Operand* panel = to + q * panel_width * kVector * depth * K::kPlanes;
+      Operand* panel = to + first * depth * K::kPlanes;
       if (K::kPair > 1) memset(static_cast<void*>(panel), 0, size * sizeof(Operand));
       for (int64_t c = 0; c < columns; ++c) {
         const Storage* row = this->in(weights) + (first + c) * G * p.units;

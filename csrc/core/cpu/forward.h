@@ -197,7 +197,8 @@ struct Forward : Worker<Storage> {
   // A step that fills a chunk alone multiplies its inputs tile by tile, beside the states: their
   // projection written and read again takes 4 % of LSTM 256,50,128,256.
   bool projects_with_step(int64_t begin, int64_t end) const {
-    return kOneKind && !CellT::kResetBefore && !each_input_gate && end == begin + 1 && group.live[begin] > 2;
+    return kOneKind && !CellT::kResetBefore && !each_input_gate && end == begin + 1 &&
+           group.live[begin] > 2;
   }
 
   // c[panel][row][G][V] = inputs @ kernel for `panels` unit blocks and m rows of the chunk.
@@ -302,7 +303,8 @@ struct Forward : Worker<Storage> {
   // One packed step for some units. Its rows start at `chunk_row` of the projection, or `alone` at
   // that of the inputs. For reset before its first half.
   void step(Range units, int64_t s, int64_t chunk_row, bool alone) const {
-    for_panels<StepTile, kTogether>(units, group.live[s], goes_back(s), [&](int64_t u, int panels, int64_t i, int m) {
+    const int64_t live = group.live[s];
+    for_panels<StepTile, kTogether>(units, live, goes_back(s), [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct], projection[kProduct];
       if constexpr (kOneKind) {
         if (alone) input_product(u, panels, i, m, 0, projection);

@@ -192,16 +192,12 @@ MR_INLINE void store_pairs(typename K::Operand* p, const typename K::Pairs& pair
   for (int q = 0; q < K::kPlanes; ++q) K::store_vector(p + q * kPlaneOf<K>, pairs.plane[q]);
 }
 
-template <class A, class B>
-constexpr bool is_same = false;
-template <class A>
-constexpr bool is_same<A, A> = true;
-
 // --- which are used ----------------------------------------------------------------------------
 
 // For a storage type, the kinds of the products of a step and of those of a whole chunk of steps:
 // inputs with kernel, and backward all but one. A step may have few rows, and then its products wait
-// for the weights, of which planes are half as many bytes again.
+// for the weights, of which planes are half as many bytes again: all in planes, GRU 8,1000,64,256 took
+// 1.7 times as long.
 template <class Storage>
 struct Kinds {
   using Step = Reals;
@@ -221,6 +217,11 @@ struct Kinds<float> {
   using Chunk = BFloat16s<3>;
 };
 #endif
+
+template <class A, class B>
+constexpr bool is_same = false;
+template <class A>
+constexpr bool is_same<A, A> = true;
 
 }  // namespace
 }  // namespace masked_rnn
