@@ -40,9 +40,9 @@ Blocks::Blocks(const Problem& p, int vector_length)
       features((p.features + vector_length - 1) / vector_length),
       vector(vector_length) {}
 
-int64_t chunk_end(const Group& g, int64_t step) {
+int64_t chunk_end(const Group& g, int64_t step, int64_t limit) {
   int64_t end = step + 1;
-  while (end < g.steps() && g.offset[end + 1] - g.offset[step] <= kForwardChunk) ++end;
+  while (end < g.steps() && g.offset[end + 1] - g.offset[step] <= limit) ++end;
   return end;
 }
 
@@ -82,7 +82,7 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
   recurrent_bias = take({blocks.units, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
-    b.capacity = whole_rows(planes.chunk, chunk_capacity(group, kForwardChunk));
+    b.capacity = whole_rows(planes.chunk, chunk_capacity(group, forward_chunk(planes.chunk)));
     b.rows = whole_rows(planes.step, group.rows());
     b.inputs = take_operands(
         planes.chunk, {std::max<int64_t>(1, p.input_dropout_gates), features, b.capacity, v});

@@ -68,7 +68,8 @@ struct Forward : Worker<Storage> {
   void time_loop() const {
     for (int64_t begin = 0; begin < group.steps();) {
       this->member.ask_for_more();
-      const int64_t end = chunk_end(group, begin), start = group.offset[begin];
+      const int64_t end = chunk_end(group, begin, forward_chunk(Chunk::kPlanes));
+      const int64_t start = group.offset[begin];
       this->each_part([&](int part) {
         if (begin == 0) start_states(units_of(part));
         this->template gather_inputs<Chunk>(part, start, group.offset[end], buffers.capacity,
