@@ -84,27 +84,32 @@ struct BFloat16s {
   }
   static MR_INLINE void store_vector(Operand* p, Vector v) { memcpy(p, &v, sizeof(v)); }
 
-  // The planes of v: v rounded, what that leaves rounded, and the rest, which fits. Infinity and NaN
-  // lie in the first plane alone. What is finite and would round to infinity is cut instead.
+  // The planes of v: v rounded, what that leaves rounded, and the rest, which fits.
   static MR_INLINE void planes_of(V v, Half* plane) {
-    plane[0] = rounded(v);
-    if constexpr (kPlanes > 1) {
-      V rest = v - widened(plane[0]);
-      const Word size = (Word)v & 0x7fffffff;
-      constexpr uint32_t kLargest = 0x7f7f0000, kInfinity = 0x7f800000;  // kLargest of bfloat16
-      if (__builtin_expect(_mm512_cmpgt_epu32_mask((__m512i)size, _mm512_set1_epi32(kLargest)) != 0, 0)) {
-        const Word finite = (Word)(size < kInfinity), cut = (Word)(size > kLargest) & finite;
-        const Word first = (cut & ((Word)v >> 16)) |
-                           (~cut & __builtin_convertvector(plane[0], Word));
-        plane[0] = __builtin_convertvector(first, Half);
-        rest = (V)((Word)(v - widened(plane[0])) & finite);
-      }
-      MR_UNROLL
-      for (int q = 1; q < kPlanes; ++q) {
-        plane[q] = rounded(rest);
-        rest = rest - widened(plane[q]);
-      }
+    if (kPlanes > 1 && __builtin_expect(has_large(v), 0)) return cut(v, plane);
+    MR_UNROLL
+    for (int q = 0; q < kPlanes; ++q) {
+      plane[q] = rounded(v);
+      v = v - widened(plane[q]);
     }
+  }
+  // Of values that are not finite or would round to infinity: infinity and NaN lie in the first plane
+  // alone, the others are cut instead.
+  static __attribute__((noinline, cold)) void cut(V v, Half* plane) {
+    const Word size = (Word)v & 0x7fffffff, finite = (Word)(size < kInfinity);
+    const Word large = (Word)(size > kLargest) & finite;
+    plane[0] = rounded(v);
+    const Word first = (large & ((Word)v >> 16)) | (~large & __builtin_convertvector(plane[0], Word));
+    plane[0] = __builtin_convertvector(first, Half);
+    for (int q = 1; q < kPlanes; ++q) {
+      v = (V)((Word)(v - widened(plane[q - 1])) & finite);
+      plane[q] = rounded(v);
+    }
+  }
+  static constexpr uint32_t kLargest = 0x7f7f0000, kInfinity = 0x7f800000;  // kLargest of bfloat16
+  static MR_INLINE bool has_large(V v) {
+    const __m512i size = (__m512i)((Word)v & 0x7fffffff);
+    return _mm512_cmpgt_epu32_mask(size, _mm512_set1_epi32(kLargest)) != 0;
   }
 
   static MR_INLINE void store_block(Operand* p, V v) {
@@ -116,14 +121,19 @@ struct BFloat16s {
 
   static MR_INLINE Pairs pair(V first, V second) {
     Pairs pairs;
-    if constexpr (kPlanes == 1) {
-      pairs.plane[0] = interleave((__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
-    } else {
+    if (kPlanes > 1 && __builtin_expect(has_large(first) || has_large(second), 0)) {
       Half a[kPlanes], b[kPlanes];
       planes_of(first, a);
       planes_of(second, b);
-      MR_UNROLL
       for (int q = 0; q < kPlanes; ++q) pairs.plane[q] = interleave(a[q], b[q]);
+      return pairs;
+    }
+    MR_UNROLL
+    for (int q = 0; q < kPlanes; ++q) {
+      pairs.plane[q] = interleave((__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+      const Word both = (Word)pairs.plane[q];
+      first = first - (V)(both << 16);
+      second = second - (V)(both & 0xffff0000);
     }
     return pairs;
   }
