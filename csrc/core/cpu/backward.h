@@ -133,30 +133,28 @@ struct Backward : Worker<Storage> {
   template <class K, class Gate>
   void pack_transposed(const void* weights, int64_t n, int64_t panel_width, int slot, int count,
                        const Gate& gate, Range mine, typename K::Operand* to) const {
-    using Operand = typename K::Operand;
     const int64_t blocks = (n + kVector - 1) / kVector, depth = depth_of<K>(slot, count);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
-      const int64_t first = q * panel_width * kVector;
-      const int64_t columns = least(panel_width, blocks - q * panel_width) * kVector;
-      const int64_t size = columns * depth * K::kPlanes;
-      Operand* panel = to + first * depth * K::kPlanes;
-      if (K::kPair > 1) memset(static_cast<void*>(panel), 0, size * sizeof(Operand));
-      for (int64_t c = 0; c < columns; ++c) {
-        const Storage* row = this->in(weights) + (first + c) * G * p.units;
+      const int64_t first = q * panel_width, vectors = least(panel_width, blocks - first);
+      typename K::Operand* panel = to + first * kVector * depth * K::kPlanes;
+      if (K::kPair > 1) {
+        memset(static_cast<void*>(panel), 0, vectors * kVector * depth * K::kPlanes * sizeof(*panel));
+      }
+      for (int64_t v = 0; v < vectors; ++v) {
+        const int known = first_of(n, first + v);
         for (int64_t u = 0; u < unit_blocks; ++u) {
-          const int valid = first + c < n ? this->unit_count(u) : 0;
           for (int j = 0; j < count; ++j) {
-            const V v = valid ? load_first(row + gate(j) * p.units + u * kVector, valid) : zeros();
-            Operand values[kRowOf<K>];
-            K::store_block(values, v);
-            const int64_t k = block_of<K>(u, slot, count, j) * kVector;
-            for (int l = 0; l < kVector; ++l) {
-              Operand* pair = panel + c % kVector * K::kPair + l % K::kPair +
-                              pair_offset<K>(k + l - l % K::kPair, c / kVector, columns / kVector, depth);
-              for (int plane = 0; plane < K::kPlanes; ++plane) {
-                pair[plane * kPlaneOf<K>] = values[plane * K::kBlock + l];
-              }
+            const Storage* row = this->in(weights) + (first + v) * kVector * G * p.units +
+                                 gate(j) * p.units + u * kVector;
+            V columns[kVector];
+            for (int c = 0; c < kVector; ++c, row += G * p.units) {
+              columns[c] = c < known ? load_first(row, this->unit_count(u)) : zeros();
             }
+            const int64_t begin = block_of<K>(u, slot, count, j) * kVector;
+            K::transpose_columns(columns, [&](int k, int plane, typename K::Vector vector) {
+              K::store_vector(panel + pair_offset<K>(begin + k, v, vectors, depth) + plane * kPlaneOf<K>,
+                              vector);
+            });
           }
         }
       }

@@ -29,6 +29,20 @@ struct Reals {
   static MR_INLINE void store_block(Operand* p, V v) { store(p, v); }
   static MR_INLINE void store_vector(Operand* p, Vector v) { store(p, v); }
   static MR_INLINE Pairs pair(V first, V) { return {{first}}; }
+  // put(k, plane, vector): the columns whose kVector values of k are the rows of `columns`, by k.
+  template <class Put>
+  static MR_INLINE void transpose_columns(V* columns, const Put& put) {
+#if defined(__AVX512F__) && !MASKED_RNN_REAL_IS_DOUBLE
+    transpose(reinterpret_cast<__m512i*>(columns));
+    for (int k = 0; k < kVector; ++k) put(k, 0, columns[k]);
+#else
+    for (int k = 0; k < kVector; ++k) {
+      V row;
+      for (int c = 0; c < kVector; ++c) row[c] = columns[c][k];
+      put(k, 0, row);
+    }
+#endif
+  }
 };
 
 #if defined(__AVX512BF16__)
@@ -48,8 +62,8 @@ MR_INLINE __m512bh interleave(__m512i both) {
   memcpy(&order, lane, sizeof(order));
   return (__m512bh)_mm512_permutexvar_epi16(order, both);
 }
-MR_INLINE __m512bh interleave(Half first, Half second) {
-  return interleave(_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)first), (__m256i)second, 1));
+MR_INLINE __m512i join(Half first, Half second) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)first), (__m256i)second, 1);
 }
 
 // A machine with bfloat16 products multiplies pairs of bfloat16 values and adds both to a float: twice
@@ -59,6 +73,7 @@ template <int kOfValue>
 struct BFloat16s {
   using Operand = BFloat16;
   using Vector = __m512bh;
+  using Words = __m512i;
 #if defined(__AMX_BF16__)
   static constexpr bool kMatrix = true;
 #else
@@ -125,7 +140,7 @@ struct BFloat16s {
       Half a[kPlanes], b[kPlanes];
       planes_of(first, a);
       planes_of(second, b);
-      for (int q = 0; q < kPlanes; ++q) pairs.plane[q] = interleave(a[q], b[q]);
+      for (int q = 0; q < kPlanes; ++q) pairs.plane[q] = interleave(join(a[q], b[q]));
       return pairs;
     }
     MR_UNROLL
@@ -137,14 +152,35 @@ struct BFloat16s {
     }
     return pairs;
   }
-  // The same from blocks of two rows; null: zeros.
+  // put(k, plane, pairs): the columns whose kVector values of k are the rows of `columns`, by pairs of
+  // k. Two planes fill one matrix of 16 x 16 pairs.
+  template <class Put>
+  static MR_INLINE void transpose_columns(const V* columns, const Put& put) {
+    Half plane[kVector][kPlanes + 1];
+    for (int c = 0; c < kVector; ++c) {
+      planes_of(columns[c], plane[c]);
+      plane[c][kPlanes] = Half{};
+    }
+    constexpr int kPairs = kVector / kPair;
+    for (int q = 0; q < kPlanes; q += 2) {
+      Words both[kVector];
+      for (int c = 0; c < kVector; ++c) both[c] = join(plane[c][q], plane[c][q + 1]);
+      transpose(both);
+      for (int i = 0; i < kPairs; ++i) put(i * kPair, q, (Vector)both[i]);
+      for (int i = 0; q + 1 < kPlanes && i < kPairs; ++i) {
+        put(i * kPair, q + 1, (Vector)both[kPairs + i]);
+      }
+    }
+  }
+
+  // Pairs from blocks of two rows; null: zeros.
   static MR_INLINE Pairs pair_blocks(const Operand* first, const Operand* second) {
     const Half none{};
     Pairs pairs;
     MR_UNROLL
     for (int q = 0; q < kPlanes; ++q) {
-      pairs.plane[q] = interleave(first == nullptr ? none : load_half(first + q * kBlock),
-                                  second == nullptr ? none : load_half(second + q * kBlock));
+      pairs.plane[q] = interleave(join(first == nullptr ? none : load_half(first + q * kBlock),
+                                       second == nullptr ? none : load_half(second + q * kBlock)));
     }
     return pairs;
   }

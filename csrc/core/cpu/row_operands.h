@@ -34,7 +34,7 @@ MR_INLINE void pack_rows(Range strips, int64_t n, int64_t blocks, int64_t capaci
       typename K::Operand* strip = K::kMatrix ? to + (s * blocks + f) * kVector * kStripRow<K>
                                               : to + (f * capacity + s * kStrip) * kVector;
       for (int q = 0; q < K::kPlanes; ++q) {
-        if constexpr (K::kMatrix) transpose(pairs[q]);
+        if constexpr (K::kMatrix) transpose(reinterpret_cast<typename K::Words*>(pairs[q]));
         for (int i = 0; i < kPairs; ++i) {
           K::store_vector(strip + i * kStripRow<K> + q * kStrip, pairs[q][i]);
         }

@@ -76,37 +76,5 @@ struct MatrixTile {
   }
 };
 
-// Rows and columns of a 16 x 16 matrix of pairs exchanged.
-MR_INLINE void transpose(__m512bh* rows) {
-  __m512i* row = reinterpret_cast<__m512i*>(rows);
-  __m512i two[16], four[16];
-  MR_UNROLL
-  for (int i = 0; i < 16; i += 2) {
-    two[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-    two[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-  }
-  // four[g + c] holds rows g to g + 3 of columns c, c + 4, c + 8 and c + 12.
-  MR_UNROLL
-  for (int g = 0; g < 16; g += 4) {
-    MR_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      four[g + 2 * half] = _mm512_unpacklo_epi64(two[g + half], two[g + 2 + half]);
-      four[g + 2 * half + 1] = _mm512_unpackhi_epi64(two[g + half], two[g + 2 + half]);
-    }
-  }
-  constexpr int kEven = 0x88, kOdd = 0xdd;  // lanes of both operands
-  MR_UNROLL
-  for (int c = 0; c < 4; ++c) {
-    const __m512i even[2] = {_mm512_shuffle_i32x4(four[c], four[c + 4], kEven),
-                             _mm512_shuffle_i32x4(four[c + 8], four[c + 12], kEven)};
-    const __m512i odd[2] = {_mm512_shuffle_i32x4(four[c], four[c + 4], kOdd),
-                            _mm512_shuffle_i32x4(four[c + 8], four[c + 12], kOdd)};
-    row[c] = _mm512_shuffle_i32x4(even[0], even[1], kEven);
-    row[c + 4] = _mm512_shuffle_i32x4(odd[0], odd[1], kEven);
-    row[c + 8] = _mm512_shuffle_i32x4(even[0], even[1], kOdd);
-    row[c + 12] = _mm512_shuffle_i32x4(odd[0], odd[1], kOdd);
-  }
-}
-
 }  // namespace
 }  // namespace masked_rnn
