@@ -1,7 +1,8 @@
 // The multiply-add loop for bfloat16 operands on the matrix registers.
 //
 // Whole registers are read and written: rows past the last one of a tile are computed from what lies in
-// the operands, and land in rows of c that nobody reads (layout.cc leaves room for both).
+// the operands, and land in rows of c that nobody reads (layout.cc leaves room for both). Weights lie as
+// registers hold them: rows of a panel instead made 512 units 3 to 8 % slower.
 #pragma once
 
 #include "tile_amx.h"

@@ -59,13 +59,13 @@ struct Columns {
   }
 };
 
-// c (+)= the sums of `rows` rows from row `first` on, those of one row side by side.
+// c (+)= the sums of `rows` rows, those of one row side by side.
 template <int kVectors>
-MR_INLINE void put_sums(const Operands<ThreePlanes>& o, const Columns& columns, int first, int rows,
+MR_INLINE void put_sums(const Operands<ThreePlanes>& o, const Columns& columns, int rows,
                         const Real* sums) {
   const bool accumulate = o.accumulate;
   const int64_t c_row = o.c_row;
-  for (int i = first; i < first + rows; ++i, sums += kVectors * kVector) {
+  for (int i = 0; i < rows; ++i, sums += kVectors * kVector) {
     MR_UNROLL
     for (int j = 0; j < kVectors; ++j) {
       V sum = load(sums + j * kVector);
@@ -99,8 +99,8 @@ MR_INLINE void multiply_planes() {
   if constexpr (kTwo) _tile_dpbf16ps(3, 5, 7);
 }
 
-// 17 to 32 rows. The products with small planes first: a0 * b2, a0 * b1, a1 * b1, a1 * b0, a0 * b0,
-// a2 * b0. So one plane stays in its registers from each to the next; every tile sums in this order.
+// 17 to 32 rows. The products go a0 * b2, a0 * b1, a1 * b1, a1 * b0, a0 * b0, a2 * b0: from each to the
+// next a plane stays in its registers. Every tile sums in this order.
 template <bool kTwo>
 __attribute__((noinline)) void two_rows_by(const Columns& columns, int rows,
                                            const Operands<ThreePlanes>& o) {
@@ -134,7 +134,7 @@ __attribute__((noinline)) void two_rows_by(const Columns& columns, int rows,
     _tile_stored(1, sums + kVector, kBytes);
     _tile_stored(3, below + kVector, kBytes);
   }
-  put_sums<kTwo ? 2 : 1>(o, columns, 0, rows, sums);
+  put_sums<kTwo ? 2 : 1>(o, columns, rows, sums);
 }
 
 // Up to 16 rows: registers 2 to 4 hold their planes, 5 to 7 columns in turn.
@@ -180,7 +180,7 @@ __attribute__((noinline)) void one_row_by(const Columns& columns, int rows,
   }
   _tile_stored(0, sums, kBytes);
   if constexpr (kTwo) _tile_stored(1, sums + kVector, kBytes);
-  put_sums<kTwo ? 2 : 1>(o, columns, 0, rows, sums);
+  put_sums<kTwo ? 2 : 1>(o, columns, rows, sums);
 }
 
 template <>
