@@ -127,18 +127,18 @@ struct Backward : Worker<Storage> {
 
   // --- packing ---------------------------------------------------------------------------------
 
-  // Rows of `weights` [n][G*H] as columns, in panels of `width` blocks of
-  // rows, where k are the values of slots `slot`.. in the order of the gates' gradients; `gate(j)`
-  // is the gate that comes j-th. Padding is zero.
+  // Rows of `weights` [n][G*H] as columns, in panels of `panel_width` blocks of rows, where k are the
+  // values of slots `slot`.. in the order of the gates' gradients; `gate(j)` is the gate that comes
+  // j-th. Padding is zero.
   template <class K, class Gate>
   void pack_transposed(const void* weights, int64_t n, int64_t panel_width, int slot, int count,
                        const Gate& gate, Range mine, typename K::Operand* to) const {
     const int64_t blocks = (n + kVector - 1) / kVector, depth = depth_of<K>(slot, count);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
       const int64_t first = q * panel_width, vectors = least(panel_width, blocks - first);
-      typename K::Operand* panel = to + first * kVector * depth * K::kPlanes;
+      typename K::Operand* panel = to + first * size_of_vector<K>(depth);
       if (K::kPair > 1) {
-        memset(static_cast<void*>(panel), 0, vectors * kVector * depth * K::kPlanes * sizeof(*panel));
+        memset(static_cast<void*>(panel), 0, vectors * size_of_vector<K>(depth) * sizeof(*panel));
       }
       for (int64_t v = 0; v < vectors; ++v) {
         const int known = first_of(n, first + v);
@@ -167,7 +167,7 @@ struct Backward : Worker<Storage> {
   // Elements of one gate's transposed panels.
   template <class K>
   int64_t gate_panels(int64_t blocks) const {
-    return blocks * kVector * whole_blocks<K>(unit_blocks) * kVector * K::kPlanes;
+    return blocks * kVector * size_of_rows<K>(unit_blocks, 1);
   }
   // Those of the gates from slot `slot` on; `kernel_panels` from gate `g`.
   typename Step::Operand* recurrent_panels(int slot) const {
@@ -365,7 +365,7 @@ struct Backward : Worker<Storage> {
     return (blocks_before<K>(slot + count) - blocks_before<K>(slot)) * kVector;
   }
 
-  // Where the rounded copy of a slot's gradient goes.
+  // Where the copy of a slot's gradient goes.
   typename Chunk::Operand* gate_operand(int64_t u, int64_t r, int slot) const {
     return rows_at(buffers.gate_operands) +
            block_offset<Chunk>(block_of<Chunk>(u, 0, S, slot), r, capacity);
@@ -509,7 +509,7 @@ struct Backward : Worker<Storage> {
       o.block = kCount * kVector;
     }
     o.b = panel;
-    o.b_vector = kVector * o.k * K::kPlanes;
+    o.b_vector = size_of_vector<K>(o.k);
     o.b_panel = vectors * o.b_vector;
     switch (vectors) {
       case 1: return Tile<K>::template run<1, kStride, 1, 1 * kVector>(m, wide, o);
@@ -523,7 +523,7 @@ struct Backward : Worker<Storage> {
   template <class K>
   const typename K::Operand* panel_of(const typename K::Operand* panels, int64_t panel_width, int slot,
                                       int count, int64_t q) const {
-    return panels + q * panel_width * kVector * depth_of<K>(slot, count) * K::kPlanes;
+    return panels + q * panel_width * size_of_vector<K>(depth_of<K>(slot, count));
   }
   const typename Step::Operand* recurrent_panel(int slot, int count, int64_t q) const {
     return panel_of<Step>(recurrent_panels(slot), width, slot, count, q);

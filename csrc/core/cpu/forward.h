@@ -425,7 +425,7 @@ struct Forward : Worker<Storage> {
         V reset = CellT::forward_gates(acts, x, r, load(h + i * kVector), saved);
         if (p.recurrent_dropout_gates > 0) {
           reset = reset * this->dropout(p.recurrent_dropout, p.recurrent_dropout_gates - 1,
-                                            group.row[i], u, p.units);
+                                        group.row[i], u, p.units);
         }
         store(projection, saved[0]);
         Step::store_block(reset_h() + block_offset<Step>(u, i, buffers.rows),

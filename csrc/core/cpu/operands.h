@@ -166,9 +166,8 @@ struct BFloat16s {
       Words both[kVector];
       for (int c = 0; c < kVector; ++c) both[c] = join(plane[c][q], plane[c][q + 1]);
       transpose(both);
-      for (int i = 0; i < kPairs; ++i) put(i * kPair, q, (Vector)both[i]);
-      for (int i = 0; q + 1 < kPlanes && i < kPairs; ++i) {
-        put(i * kPair, q + 1, (Vector)both[kPairs + i]);
+      for (int i = 0; i < kPairs * (q + 1 < kPlanes ? 2 : 1); ++i) {
+        put(i % kPairs * kPair, q + i / kPairs, (Vector)both[i]);
       }
     }
   }
