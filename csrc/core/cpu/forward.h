@@ -79,6 +79,7 @@ struct Forward : Worker<Storage> {
       for (int64_t s = begin; s < end; ++s) {
         this->each_part([&](int part) {
           const Range units = units_of(part);
+          fetch_others_states(units, s);
           if (s == begin && !alone) project(units, group.offset[end] - start);
           step(units, s, group.offset[s] - start, alone);
         });
@@ -194,6 +195,18 @@ struct Forward : Worker<Storage> {
            ((s & 1) * h_copies() + d) * size_of_rows<Step>(unit_blocks, buffers.rows);
   }
   typename Step::Operand* reset_h() const { return this->template operands_at<Step>(buffers.reset_h); }
+
+  // The state of other parts' units comes from their cores' caches: ask for all of it at once, where the
+  // product would wait for a few lines at a time.
+  void fetch_others_states(Range units, int64_t s) const {
+    if (parts == 1 || copies_h()) return;
+    for (int64_t u = 0; u < unit_blocks; ++u) {
+      if (u == units.begin) u = units.end;
+      if (u >= unit_blocks) break;
+      const Real* h = h_base + u * state_block + state_offset(s);
+      for (int64_t i = 0; i < group.live[s]; ++i) __builtin_prefetch(h + i * kVector);
+    }
+  }
 
   // A step that fills a chunk alone multiplies its inputs tile by tile, beside the states: their
   // projection written and read again takes 4 % of LSTM 256,50,128,256.

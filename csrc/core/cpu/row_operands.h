@@ -47,6 +47,11 @@ inline Range strips_of(int64_t n, int part, int parts) {
   return share_of((n + kStrip - 1) / kStrip, part, parts);
 }
 
+// Of kVectors blocks of `gates` so many at once: those of planes that stay in the L1 cache while `operand`
+// passes by, 24 KB at 128 rows. All four of LSTM's instead: 5 to 30 % slower on Granite Rapids.
+template <class K, int kVectors>
+constexpr int kAtOnce = K::kPlanes > 1 && kVectors > 2 ? 2 : kVectors;
+
 // to[k][gates][V] (+)= operand^T @ gates over `n` rows, for the first `features` values of `operand`.
 // `gates` are kVectors blocks of kRow / kVector, as b takes them.
 template <class K, int kVectors, int kRow>
@@ -59,14 +64,19 @@ MR_INLINE void multiply_rows(const typename K::Operand* operand, int64_t feature
   o.c_row = to_row;
   o.c_vector = kVector;
   if constexpr (K::kMatrix) {
+    constexpr int kNow = kAtOnce<K, kVectors>;
     o.a_block = blocks * kVector * kStripRow<K>;
     o.block = kStrip;
     o.k = round_up(n, kStrip);
-    Tile<K>::template each<kVectors>(features, [&](int64_t i, int m) {
+    Tile<K>::template each<kNow>(features, [&](int64_t i, int m) {
       o.a = operand + i * kStripRow<K>;
       o.c = to + i * to_row;
-      Tile<K>::template run<kVectors, kStripRow<K>, 1, kRow>(m, 1, o);
+      Tile<K>::template run<kNow, kStripRow<K>, 1, kRow>(m, 1, o);
     });
+    if constexpr (kNow < kVectors) {
+      multiply_rows<K, kVectors - kNow, kRow>(operand, features, n, capacity, gates + kNow * o.b_vector, o,
+                                              to_row, to + kNow * kVector);
+    }
   } else {
     o.a_block = 0;
     o.block = o.k = round_up(n, K::kPair);
