@@ -139,9 +139,12 @@ SharingCost sharing_cost(DType dtype, OperandPlanes planes) {
   return {8000, 40, double((1 << 20) / bytes), planes.step > 0 ? 48 : 16};
 }
 
-// Whether float32 products of whole chunks in planes of bfloat16 pay: where inputs are few, splitting and
-// packing cost what the products gain. Not a question of the batch, as a row's bits depend on the answer.
-bool splits_float32(const Problem& p) { return p.features >= 128 && 2 * p.features >= p.units; }
+// Whether float32 products of whole chunks in planes of bfloat16 pay: where inputs or units are few,
+// splitting and packing cost what the products gain. Not a question of the batch, as a row's bits depend on
+// the answer.
+bool splits_float32(const Problem& p) {
+  return p.features >= 96 && p.units >= 32 && p.features * p.units >= 8192;
+}
 
 }  // namespace
 

@@ -13,26 +13,32 @@ constexpr int kMatrixRows = 16, kMatrixBytes = 64, kMatrixDepth = 32;  // of bfl
 // gcc 12 believes that the instructions below read nothing, and drops the stores before them.
 MR_INLINE void memory_is_read(const void* p) { asm volatile("" : : "r"(p) : "memory"); }
 
-// The shapes of this thread's matrix registers, while it lives.
-struct MatrixRegisters {
-  MatrixRegisters() {
-    struct {
-      uint8_t palette, start_row, reserved[14];
-      uint16_t bytes[16];
-      uint8_t rows[16];
-    } shapes;
-    memset(&shapes, 0, sizeof(shapes));
-    shapes.palette = 1;
+// The shapes of matrix registers: so many rows of a and c, and sixteen of pairs of k of b.
+struct alignas(64) MatrixShapes {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes[16] = {};
+  uint8_t rows[16] = {};
+
+  constexpr MatrixShapes(int rows_of_a, int first_of_b) {
     for (int i = 0; i < 8; ++i) {
-      shapes.bytes[i] = kMatrixBytes;
-      shapes.rows[i] = kMatrixRows;
+      bytes[i] = kMatrixBytes;
+      rows[i] = static_cast<uint8_t>(i < first_of_b ? rows_of_a : kMatrixRows);
     }
-    memory_is_read(&shapes);
-    _tile_loadconfig(&shapes);
   }
+  void use() const {
+    memory_is_read(this);
+    _tile_loadconfig(this);
+  }
+};
+
+// This thread's, while it lives.
+struct MatrixRegisters {
+  MatrixRegisters() { kWhole.use(); }
   ~MatrixRegisters() { _tile_release(); }
   MatrixRegisters(const MatrixRegisters&) = delete;
   MatrixRegisters& operator=(const MatrixRegisters&) = delete;
+
+  static constexpr MatrixShapes kWhole{kMatrixRows, 0};
 };
 
 // Registers 0 to 3 sum, 4 and 5 hold rows, the others columns.

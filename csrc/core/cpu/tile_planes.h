@@ -44,14 +44,15 @@ __attribute__((noinline, cold)) V multiply_floats(const Operands<ThreePlanes>& o
   return sum;
 }
 
-// One or two vectors of columns of a product.
+// Some vectors of columns of a product.
+template <int kCount>
 struct Columns {
-  const BFloat16* b[2];
-  Real* c[2];
+  const BFloat16* b[kCount];
+  Real* c[kCount];
 
-  // Vectors `first` and the next, counted through panels of `vectors`.
+  // Vector `first` and the next ones, counted through panels of `vectors`.
   Columns(const Operands<ThreePlanes>& o, int first, int vectors) {
-    for (int j = 0; j < 2; ++j) {
+    for (int j = 0; j < kCount; ++j) {
       const int panel = (first + j) / vectors, vector = (first + j) % vectors;
       b[j] = o.b + panel * o.b_panel + vector * o.b_vector;
       c[j] = o.c + panel * o.c_panel + vector * o.c_vector;
@@ -61,7 +62,7 @@ struct Columns {
 
 // c (+)= the sums of `rows` rows, those of one row side by side.
 template <int kVectors>
-MR_INLINE void put_sums(const Operands<ThreePlanes>& o, const Columns& columns, int rows,
+MR_INLINE void put_sums(const Operands<ThreePlanes>& o, const Columns<kVectors>& columns, int rows,
                         const Real* sums) {
   const bool accumulate = o.accumulate;
   const int64_t c_row = o.c_row;
@@ -102,12 +103,12 @@ MR_INLINE void multiply_planes() {
 // 17 to 32 rows. The products go a0 * b2, a0 * b1, a1 * b1, a1 * b0, a0 * b0, a2 * b0: from each to the
 // next a plane stays in its registers. Every tile sums in this order.
 template <bool kTwo>
-__attribute__((noinline)) void two_rows_by(const Columns& columns, int rows,
+__attribute__((noinline)) void two_rows_by(const Columns<kTwo ? 2 : 1>& columns, int rows,
                                            const Operands<ThreePlanes>& o) {
   constexpr int kRow = (kTwo ? 2 : 1) * kVector, kBytes = kRow * sizeof(Real);
   alignas(64) Real sums[2 * kMatrixRows * kRow];
   memory_is_read(o.a);
-  const BFloat16 *a = o.a, *first = columns.b[0], *second = columns.b[1];
+  const BFloat16 *a = o.a, *first = columns.b[0], *second = columns.b[kTwo];
   zero_sums();
   for (int64_t k = 0; k < o.k; k += kMatrixDepth) {
     load_rows(a, 0);
@@ -137,51 +138,54 @@ __attribute__((noinline)) void two_rows_by(const Columns& columns, int rows,
   put_sums<kTwo ? 2 : 1>(o, columns, rows, sums);
 }
 
-// Up to 16 rows: registers 2 to 4 hold their planes, 5 to 7 columns in turn.
-template <bool kTwo>
-__attribute__((noinline)) void one_row_by(const Columns& columns, int rows,
+// Up to 16 rows by up to four vectors. Registers 4 to 6 hold the rows' planes, 7 columns. With so few rows
+// in them that 8 do, a product takes 10 cycles in place of 16.
+constexpr MatrixShapes kFewRows[] = {{1, 7}, {2, 7}, {3, 7}, {4, 7}, {5, 7}, {6, 7}, {7, 7}, {8, 7}};
+
+// The sum of vector j: an instruction's registers are part of its name.
+#define MR_MULTIPLY_VECTOR(j)                        \
+  if constexpr (j < kVectors) {                      \
+    _tile_loadd(7, b[j] + 2 * kPlane, kMatrixBytes); \
+    _tile_dpbf16ps(j, 4, 7);                         \
+    _tile_loadd(7, b[j] + kPlane, kMatrixBytes);     \
+    _tile_dpbf16ps(j, 4, 7);                         \
+    _tile_dpbf16ps(j, 5, 7);                         \
+    _tile_loadd(7, b[j], kMatrixBytes);              \
+    _tile_dpbf16ps(j, 5, 7);                         \
+    _tile_dpbf16ps(j, 4, 7);                         \
+    _tile_dpbf16ps(j, 6, 7);                         \
+    b[j] += kDepthOfB;                               \
+  }
+
+template <int kVectors>
+__attribute__((noinline)) void one_row_by(const Columns<kVectors>& columns, int rows,
                                           const Operands<ThreePlanes>& o) {
-  constexpr int kRow = (kTwo ? 2 : 1) * kVector, kBytes = kRow * sizeof(Real);
+  constexpr int kRow = kVectors * kVector, kBytes = kRow * sizeof(Real);
+  constexpr int64_t kPlane = kPlaneOf<ThreePlanes>;
+  const bool few = rows <= kMatrixRows / 2;
   alignas(64) Real sums[kMatrixRows * kRow];
   memory_is_read(o.a);
-  const BFloat16 *a = o.a, *first = columns.b[0], *second = columns.b[1];
+  const BFloat16 *a = o.a, *b[kVectors];
+  for (int j = 0; j < kVectors; ++j) b[j] = columns.b[j];
+  if (few) kFewRows[rows - 1].use();
   zero_sums();
-  for (int64_t k = 0; k < o.k; k += kMatrixDepth) {
-    _tile_loadd(2, a, kRowBytes);
-    _tile_loadd(5, first + 2 * kPlaneOf<ThreePlanes>, kMatrixBytes);
-    _tile_dpbf16ps(0, 2, 5);
-    if constexpr (kTwo) {
-      _tile_loadd(6, second + 2 * kPlaneOf<ThreePlanes>, kMatrixBytes);
-      _tile_dpbf16ps(1, 2, 6);
-    }
-    _tile_loadd(3, a + kMatrixDepth, kRowBytes);
-    _tile_loadd(7, first + kPlaneOf<ThreePlanes>, kMatrixBytes);
-    _tile_dpbf16ps(0, 2, 7);
-    _tile_dpbf16ps(0, 3, 7);
-    if constexpr (kTwo) {
-      _tile_loadd(5, second + kPlaneOf<ThreePlanes>, kMatrixBytes);
-      _tile_dpbf16ps(1, 2, 5);
-      _tile_dpbf16ps(1, 3, 5);
-    }
-    _tile_loadd(4, a + 2 * kMatrixDepth, kRowBytes);
-    _tile_loadd(6, first, kMatrixBytes);
-    _tile_dpbf16ps(0, 3, 6);
-    _tile_dpbf16ps(0, 2, 6);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (kTwo) {
-      _tile_loadd(7, second, kMatrixBytes);
-      _tile_dpbf16ps(1, 3, 7);
-      _tile_dpbf16ps(1, 2, 7);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    a += o.a_block;
-    first += kDepthOfB;
-    second += kDepthOfB;
+  for (int64_t k = 0; k < o.k; k += kMatrixDepth, a += o.a_block) {
+    _tile_loadd(4, a, kRowBytes);
+    _tile_loadd(5, a + kMatrixDepth, kRowBytes);
+    _tile_loadd(6, a + 2 * kMatrixDepth, kRowBytes);
+    MR_MULTIPLY_VECTOR(0)
+    MR_MULTIPLY_VECTOR(1)
+    MR_MULTIPLY_VECTOR(2)
+    MR_MULTIPLY_VECTOR(3)
   }
   _tile_stored(0, sums, kBytes);
-  if constexpr (kTwo) _tile_stored(1, sums + kVector, kBytes);
-  put_sums<kTwo ? 2 : 1>(o, columns, rows, sums);
+  if constexpr (kVectors > 1) _tile_stored(1, sums + kVector, kBytes);
+  if constexpr (kVectors > 2) _tile_stored(2, sums + 2 * kVector, kBytes);
+  if constexpr (kVectors > 3) _tile_stored(3, sums + 3 * kVector, kBytes);
+  if (few) MatrixRegisters::kWhole.use();
+  put_sums<kVectors>(o, columns, rows, sums);
 }
+#undef MR_MULTIPLY_VECTOR
 
 template <>
 struct Tile<ThreePlanes> : MatrixTile {
@@ -192,11 +196,24 @@ struct Tile<ThreePlanes> : MatrixTile {
   template <int Vectors, int kRowStride, int kStep, int>
   static MR_INLINE void run(int rows, int panels, const Operands<ThreePlanes>& o) {
     static_assert(kStep == 1 && kRowStride == kRowOf<ThreePlanes>);
-    for (int first = 0, left = panels * Vectors; left > 0; first += 2, left -= 2) {
-      const Columns columns(o, first, Vectors);
-      const bool two = left > 1, one_row = rows <= kMatrixRows;
-      if (two) one_row ? one_row_by<true>(columns, rows, o) : two_rows_by<true>(columns, rows, o);
-      else one_row ? one_row_by<false>(columns, rows, o) : two_rows_by<false>(columns, rows, o);
+    const int all = panels * Vectors;
+    if (rows <= kMatrixRows) {
+      for (int first = 0; first < all; first += 4) {
+        switch (all - first) {
+          case 1: one_row_by<1>({o, first, Vectors}, rows, o); break;
+          case 2: one_row_by<2>({o, first, Vectors}, rows, o); break;
+          case 3: one_row_by<3>({o, first, Vectors}, rows, o); break;
+          default: one_row_by<4>({o, first, Vectors}, rows, o);
+        }
+      }
+      return;
+    }
+    for (int first = 0; first < all; first += 2) {
+      if (all - first > 1) {
+        two_rows_by<true>({o, first, Vectors}, rows, o);
+      } else {
+        two_rows_by<false>({o, first, Vectors}, rows, o);
+      }
     }
   }
 };
