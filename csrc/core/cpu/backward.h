@@ -20,7 +20,7 @@ struct Backward : Worker<Storage> {
   using Step = typename Base::Step;
   using Chunk = typename Base::Chunk;
   using StepTile = Tile<Step>;
-  using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks,
+  using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks, Base::kUnitsAtOnce,
       Base::feature_blocks;
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   static constexpr int kRow = S * kVector;  // stride of d_gates between rows
@@ -769,44 +769,59 @@ struct Backward : Worker<Storage> {
     }
   }
 
-  // Adds the groups' weight gradients in order and writes them in Keras's layout.
+  // Adds the groups' weight gradients in order and writes them in Keras's layout, a few blocks of units at a
+  // time, as weights are packed (kernel.h).
   void sum_weight_gradients(int share) const {
     const Range mine = share_of(unit_blocks, share, job.threads());
-    for (int64_t u = mine.begin; u < mine.end; ++u) {
-      for (int64_t k = 0; k < p.features; ++k) {
-        for (int g = 0; g < G; ++g) {
-          put(job.gradients.d_kernel, k, g, u,
-              sum_of(&BackwardLayout::PerGroup::d_kernel,
-                     ((u * layout.kernel_rows + k) * G + g) * kVector));
-        }
-      }
-      for (int64_t k = 0; k < p.units; ++k) {
-        for (int j = 0; j < G; ++j) {
-          put(job.gradients.d_recurrent_kernel, k, CellT::recurrent_gate(j), u,
-              sum_of(&BackwardLayout::PerGroup::d_recurrent_kernel,
-                     ((u * layout.recurrent_rows + k) * G + j) * kVector));
-        }
-      }
+    const auto gate = [](int g) { return g; };
+    const auto recurrent_gate = [](int j) { return CellT::recurrent_gate(j); };
+    const Sums kernel(*this, &BackwardLayout::PerGroup::d_kernel),
+        recurrent(*this, &BackwardLayout::PerGroup::d_recurrent_kernel),
+        bias(*this, &BackwardLayout::PerGroup::d_bias);
+    for (Range some = mine; some.begin < mine.end; some.begin = some.end) {
+      some.end = least(some.begin + kUnitsAtOnce, mine.end);
+      put_sums(some, kernel, p.features, layout.kernel_rows, gate, job.gradients.d_kernel);
+      put_sums(some, recurrent, p.units, layout.recurrent_rows, recurrent_gate,
+               job.gradients.d_recurrent_kernel);
       if (job.gradients.d_bias == nullptr) continue;
-      for (int g = 0; g < G; ++g) put(job.gradients.d_bias, 0, g, u, bias_sum(u, g + CellT::kKernelSlot));
-      if (CellT::kCell == Cell::kGru) {
-        for (int j = 0; j < G; ++j) {
-          put(job.gradients.d_bias, 1, CellT::recurrent_gate(j), u, bias_sum(u, j));
+      for (int64_t u = some.begin; u < some.end; ++u) {
+        for (int g = 0; g < G; ++g) {
+          put(job.gradients.d_bias, 0, g, u, bias.sum(u * kRow + (g + CellT::kKernelSlot) * kVector));
+          if (CellT::kCell == Cell::kGru) {
+            put(job.gradients.d_bias, 1, recurrent_gate(g), u, bias.sum(u * kRow + g * kVector));
+          }
         }
       }
     }
   }
 
-  V bias_sum(int64_t u, int slot) const {
-    return sum_of(&BackwardLayout::PerGroup::d_bias, u * kRow + slot * kVector);
-  }
-  V sum_of(Buffer BackwardLayout::PerGroup::* buffer, int64_t offset) const {
-    V sum = zeros();
-    for (int g = 0; g < job.split.groups; ++g) {
-      if (job.schedule->groups[g].steps() == 0) continue;
-      sum = sum + load(this->at(layout.groups[g].*buffer) + offset);
+  // One gradient of every group that has any.
+  struct Sums {
+    const Real* of_group[kMostThreads];
+    int count = 0;
+
+    Sums(const Backward& b, Buffer BackwardLayout::PerGroup::* buffer) {
+      for (int g = 0; g < b.job.split.groups; ++g) {
+        if (b.job.schedule->groups[g].steps() > 0) of_group[count++] = b.at(b.layout.groups[g].*buffer);
+      }
     }
-    return sum;
+    MR_INLINE V sum(int64_t offset) const {
+      V sum = zeros();
+      for (int g = 0; g < count; ++g) sum = sum + load(of_group[g] + offset);
+      return sum;
+    }
+  };
+
+  template <class Gate>
+  void put_sums(Range units, const Sums& sums, int64_t rows, int64_t rows_of_block, const Gate& gate,
+                void* gradient) const {
+    for (int64_t k = 0; k < rows; ++k) {
+      for (int j = 0; j < G; ++j) {
+        for (int64_t u = units.begin; u < units.end; ++u) {
+          put(gradient, k, gate(j), u, sums.sum(((u * rows_of_block + k) * G + j) * kVector));
+        }
+      }
+    }
   }
   void put(void* gradient, int64_t row, int gate, int64_t u, V v) const {
     store_first(this->out(gradient) + (row * G + gate) * p.units + u * kVector, v,
