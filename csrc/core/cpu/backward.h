@@ -388,7 +388,7 @@ struct Backward : Worker<Storage> {
 
   // d_h before step s, from the gradients of its gates.
   void pass_to_state(Range panels, int64_t s, int64_t start) const {
-    recurrent_product<kTogether>(panels, group.live[s], group.offset[s] - start);
+    recurrent_product<kTogether>(panels, s, group.offset[s] - start);
   }
 
   // The output of a real step stands until the next one (or the end), unless masked outputs are
@@ -529,45 +529,51 @@ struct Backward : Worker<Storage> {
     return panel_of<Step>(recurrent_panels(slot), width, slot, count, q);
   }
 
-  // d_h += the part that passes through recurrent_kernel; for LSTM there is no other.
+  // f(panel, its vectors, panels) over the panels of a step. One or two rows take several of full width at
+  // once, unless `one_by_one`.
+  template <class F>
+  MR_INLINE void for_panels(Range panels, int64_t s, bool one_by_one, const F& f) const {
+    const int64_t n = group.live[s];
+    const bool several = n <= 2 && !one_by_one, back = this->goes_back(s) && !several;
+    for (int64_t left = panels.end - panels.begin; left > 0;) {
+      const int64_t q = back ? panels.begin + left - 1 : panels.end - left;
+      const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
+      int wide = several ? StepTile::panels_at_once(static_cast<int>(n), vectors) : 1;
+      if (wide > left || (q + wide) * vectors > unit_blocks) wide = 1;
+      f(q, vectors, wide);
+      left -= wide;
+    }
+  }
+
+  // d_h += the part that passes through recurrent_kernel; for LSTM there is no other. The gradients of
+  // step s's gates begin at row r of the chunk.
   template <int kCount>
-  void recurrent_product(Range panels, int64_t n, int64_t r) const {
+  void recurrent_product(Range panels, int64_t s, int64_t r) const {
     // Matrix registers write sixteen rows, also over rows that still wait for their last step.
-    if (kStepCopies || p.recurrent_dropout_gates > 0) return buffered_product<kCount>(panels, n, r);
+    if (kStepCopies || p.recurrent_dropout_gates > 0) return buffered_product<kCount>(panels, s, r);
     Operands<Step> o;
     o.c_row = kVector;
     o.c_vector = rows * kVector;
     o.c_panel = width * rows * kVector;
     o.accumulate = !CellT::kState;
-    for (int64_t q = panels.begin; q < panels.end;) {
-      const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
-      const int wide = panels_together(n, vectors, q, panels.end, unit_blocks);
-      StepTile::template each<kWidest>(n, [&](int64_t i, int m) {
+    for_panels(panels, s, false, [&](int64_t q, int vectors, int wide) {
+      StepTile::template each<kWidest>(group.live[s], [&](int64_t i, int m) {
         o.c = d_h + (q * width * rows + i) * kVector;
         transposed_tile<Step, kCount>(vectors, 0, r + i, m, wide, recurrent_panel(0, kCount, q), o);
       });
-      q += wide;
-    }
-  }
-
-  // Panels of full width that one tile of one or two rows may take.
-  int panels_together(int64_t n, int vectors, int64_t q, int64_t end, int64_t blocks) const {
-    if (n > 2) return 1;
-    const int wide = StepTile::panels_at_once(static_cast<int>(n), vectors);
-    return q + wide <= end && (q + wide) * vectors <= blocks ? wide : 1;
+    });
   }
 
   // The same by way of a buffer, where the operand of each gate may have had a dropout mask.
   template <int kCount>
-  void buffered_product(Range panels, int64_t n, int64_t r) const {
+  void buffered_product(Range panels, int64_t s, int64_t r) const {
     Operands<Step> o;
     o.accumulate = false;
     o.c_vector = kVector;
     o.c_panel = 0;
-    for (int64_t q = panels.begin; q < panels.end; ++q) {
-      const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
+    for_panels(panels, s, true, [&](int64_t q, int vectors, int) {
       o.c_row = vectors * kVector;
-      StepTile::template each<kWidest>(n, [&](int64_t i, int m) {
+      StepTile::template each<kWidest>(group.live[s], [&](int64_t i, int m) {
         alignas(64) Real product[kProduct<Step>];
         o.c = product;
         for (int j = 0; j < kCount; ++j) {
@@ -591,7 +597,7 @@ struct Backward : Worker<Storage> {
           }
         }
       });
-    }
+    });
   }
 
   // d(r * h) = d_x_h @ candidate's recurrent_kernel^T, before its mask.

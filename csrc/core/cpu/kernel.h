@@ -123,6 +123,11 @@ struct Worker {
                       first_of(width, block));
   }
 
+  // Every other step takes the panels from the last to the first: weights that do not fit in a cache
+  // then come from it as far as they do, where in one order each would be gone before its turn. One
+  // row of LSTM with 64 units (64 KB, 48 KB of L1): 5 %; 512 units: up to 5 %.
+  static bool goes_back(int64_t s) { return s % 2 != 0; }
+
   // Blocks of units that weights are read and their gradients written by: with one, every row's page is
   // turned to again for each block, and calls of few steps take up to 1.2 times as long at 512 units.
   static constexpr int64_t kUnitsAtOnce = 4;
