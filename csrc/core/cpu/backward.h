@@ -20,7 +20,7 @@ struct Backward : Worker<Storage> {
   using Step = typename Base::Step;
   using Chunk = typename Base::Chunk;
   using StepTile = Tile<Step>;
-  using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks, Base::kUnitsAtOnce,
+  using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks,
       Base::feature_blocks;
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   static constexpr int kRow = S * kVector;  // stride of d_gates between rows
@@ -96,7 +96,7 @@ struct Backward : Worker<Storage> {
         if constexpr (CellT::kResetBefore) {
           this->each_part([&](int part) {
             const Range panels = panels_of(part);
-            reset_product(panels, group.live[s], group.offset[s] - start);
+            reset_product(panels, s, group.offset[s] - start);
             reset_phase(units_of(panels), s, group.offset[s] - start);
           });
         }
@@ -601,19 +601,18 @@ struct Backward : Worker<Storage> {
   }
 
   // d(r * h) = d_x_h @ candidate's recurrent_kernel^T, before its mask.
-  void reset_product(Range panels, int64_t n, int64_t r) const {
+  void reset_product(Range panels, int64_t s, int64_t r) const {
     Operands<Step> o;
     o.c_row = kVector;
     o.c_vector = buffers.rows * kVector;
     o.c_panel = 0;
     o.accumulate = false;
-    for (int64_t q = panels.begin; q < panels.end; ++q) {
-      const int vectors = static_cast<int>(least(width, unit_blocks - q * width));
-      StepTile::template each<kWidest>(n, [&](int64_t i, int m) {
+    for_panels(panels, s, true, [&](int64_t q, int vectors, int) {
+      StepTile::template each<kWidest>(group.live[s], [&](int64_t i, int m) {
         o.c = this->at(buffers.d_reset_h) + (q * width * buffers.rows + i) * kVector;
         transposed_tile<Step, 1>(vectors, 2, r + i, m, 1, recurrent_panel(2, 1, q), o);
       });
-    }
+    });
   }
 
   // d_inputs of the chunk's rows, this part's share.
@@ -784,12 +783,11 @@ struct Backward : Worker<Storage> {
     const Sums kernel(*this, &BackwardLayout::PerGroup::d_kernel),
         recurrent(*this, &BackwardLayout::PerGroup::d_recurrent_kernel),
         bias(*this, &BackwardLayout::PerGroup::d_bias);
-    for (Range some = mine; some.begin < mine.end; some.begin = some.end) {
-      some.end = least(some.begin + kUnitsAtOnce, mine.end);
+    this->by_four(mine, [&](Range some) {
       put_sums(some, kernel, p.features, layout.kernel_rows, gate, job.gradients.d_kernel);
       put_sums(some, recurrent, p.units, layout.recurrent_rows, recurrent_gate,
                job.gradients.d_recurrent_kernel);
-      if (job.gradients.d_bias == nullptr) continue;
+      if (job.gradients.d_bias == nullptr) return;
       for (int64_t u = some.begin; u < some.end; ++u) {
         for (int g = 0; g < G; ++g) {
           put(job.gradients.d_bias, 0, g, u, bias.sum(u * kRow + (g + CellT::kKernelSlot) * kVector));
@@ -798,7 +796,7 @@ struct Backward : Worker<Storage> {
           }
         }
       }
-    }
+    });
   }
 
   // One gradient of every group that has any.

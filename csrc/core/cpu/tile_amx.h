@@ -13,16 +13,16 @@ constexpr int kMatrixRows = 16, kMatrixBytes = 64, kMatrixDepth = 32;  // of bfl
 // gcc 12 believes that the instructions below read nothing, and drops the stores before them.
 MR_INLINE void memory_is_read(const void* p) { asm volatile("" : : "r"(p) : "memory"); }
 
-// The shapes of matrix registers: so many rows of a and c, and sixteen of pairs of k of b.
+// The shapes of matrix registers: 0 to 6 have so many rows, 7 has all.
 struct alignas(64) MatrixShapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t bytes[16] = {};
   uint8_t rows[16] = {};
 
-  constexpr MatrixShapes(int rows_of_a, int first_of_b) {
+  constexpr MatrixShapes(int some_rows) {
     for (int i = 0; i < 8; ++i) {
       bytes[i] = kMatrixBytes;
-      rows[i] = static_cast<uint8_t>(i < first_of_b ? rows_of_a : kMatrixRows);
+      rows[i] = static_cast<uint8_t>(i < 7 ? some_rows : kMatrixRows);
     }
   }
   void use() const {
@@ -38,7 +38,7 @@ struct MatrixRegisters {
   MatrixRegisters(const MatrixRegisters&) = delete;
   MatrixRegisters& operator=(const MatrixRegisters&) = delete;
 
-  static constexpr MatrixShapes kWhole{kMatrixRows, 0};
+  static constexpr MatrixShapes kWhole{kMatrixRows};
 };
 
 // Registers 0 to 3 sum, 4 and 5 hold rows, the others columns.

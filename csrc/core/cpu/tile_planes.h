@@ -140,7 +140,7 @@ __attribute__((noinline)) void two_rows_by(const Columns<kTwo ? 2 : 1>& columns,
 
 // Up to 16 rows by up to four vectors. Registers 4 to 6 hold the rows' planes, 7 columns. With so few rows
 // in them that 8 do, a product takes 10 cycles in place of 16.
-constexpr MatrixShapes kFewRows[] = {{1, 7}, {2, 7}, {3, 7}, {4, 7}, {5, 7}, {6, 7}, {7, 7}, {8, 7}};
+constexpr MatrixShapes kFewRows[] = {1, 2, 3, 4, 5, 6, 7, 8};
 
 // The sum of vector j: an instruction's registers are part of its name.
 #define MR_MULTIPLY_VECTOR(j)                        \
