@@ -24,6 +24,18 @@ int64_t size_of(int planes, int64_t n) {
   return planes > 0 ? (checked_product({n, planes}, "the workspace") + 1) / 2 : n;
 }
 
+// Whether a group's rows meet the weights so rarely that packing them takes longer. In place a step costs
+// two units and each of its rows one, with vectors of 64 bytes; as many as below are worth packing weights
+// that a fraction of an L2 cache holds, that all of it does, or that come from further.
+bool passes_weights_rarely(const Problem& p, const Schedule& schedule, int64_t vector_bytes) {
+  const double bytes = double(p.units) * double(gates(p.cell) * p.units) * double(real_bytes(p.dtype));
+  const int64_t worth_packing = bytes <= 1 << 18 ? 40 : bytes <= 1 << 20 ? 20 : 10;
+  return std::all_of(schedule.groups.begin(), schedule.groups.end(), [&](const Group& group) {
+    const int64_t work = 2 * group.steps() + group.real_steps() * 64 / vector_bytes;
+    return work <= worth_packing;
+  });
+}
+
 }  // namespace
 
 Buffer Allocator::take(int64_t elements) {
@@ -80,6 +92,9 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
   recurrent_kernel = take_operands(planes.step, {blocks.units, depth_of(planes.step, p.units), g, v});
   bias = take({blocks.units, g, v});
   recurrent_bias = take({blocks.units, v});
+  const bool needs_packing = planes.step > 0 || bytes_of(p.dtype) != size_t(real_bytes(p.dtype)) ||
+                             p.input_dropout_gates > 1 || p.recurrent_dropout_gates > 1;
+  in_place = !needs_packing && passes_weights_rarely(p, schedule, v * real_bytes(p.dtype));
   for (const Group& group : schedule.groups) {
     PerGroup b;
     b.capacity = whole_rows(planes.chunk, chunk_capacity(group, forward_chunk(planes.chunk)));
@@ -95,6 +110,7 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
       b.reset_h = take_operands(planes.step, {units, b.rows, v});
     }
     b.dropped_h = take_operands(planes.step, {2, copies_of_h(p, planes.step), units, b.rows, v});
+    if (in_place) b.product = take({blocks.units, kMostRowsInPlace, g, v});
     groups.push_back(b);
   }
   elements = memory.total();

@@ -52,6 +52,8 @@ struct OperandPlanes {
   int step = 0, chunk = 0;
 };
 
+constexpr int64_t kMostRowsInPlace = 8;  // of a product with weights in place
+
 // [u] unit block, [i] feature block, V vector; R = chunk_capacity.
 struct ForwardLayout {
   ForwardLayout(const Problem& p, const Schedule& schedule, int vector_length, OperandPlanes planes,
@@ -65,12 +67,16 @@ struct ForwardLayout {
     Buffer h, c;              // [u][2*rows][V] states of two steps; in training they are reserve
     Buffer reset_h;           // [u][rows][V] r * h, reset before only
     Buffer dropped_h;         // [2][D][u][rows][V] h * recurrent_dropout, or a copy
+    Buffer product;           // [u][kMostRowsInPlace][G][V] of a step, in place only
   };
 
   Buffer kernel;            // [u][I][G][V], or [G][u][I][V] where each gate has its dropout mask
   Buffer recurrent_kernel;  // [u][H][G][V], likewise; reset before: [u][H][2][V], [u][H][V]
   Buffer bias;              // [u][G][V], for GRU the sum of both biases of z and r
   Buffer recurrent_bias;    // [u][V], GRU only
+  // In calls of few steps weights are multiplied where they are, as Keras keeps them: none is packed, but
+  // the kernel for planes.
+  bool in_place;
   std::vector<PerGroup> groups;
   int64_t elements;
 };

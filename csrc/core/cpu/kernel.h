@@ -142,6 +142,8 @@ struct Worker {
             typename K::Operand* to) const {
     const int64_t of_gate = p.units, width = gates * of_gate, depth = whole_depth<K>(k);
     const int64_t panel = count * size_of_vector<K>(k);
+    // Weights that half of an L2 cache does not hold are fetched ahead: one step of 256 or 512 units 7 to 8 %.
+    const bool far = k * width * int64_t{sizeof(Storage)} > (1 << 19);
     by_four(units, [&](Range some) {
       const int last = unit_count(some.end - 1);
       const Storage* row = in(weights) + first * of_gate + some.begin * kVector;
@@ -153,6 +155,10 @@ struct Worker {
           typename K::Operand* pair = panels + pair_offset<K>(i, g, count, depth);
           for (int64_t left = some.end - some.begin; left > 0; --left, from += kVector, pair += panel) {
             const int n = left > 1 ? kVector : last;
+            if (far) {
+              MR_UNROLL
+              for (int j = 0; j < K::kPair; ++j) __builtin_prefetch(from + (4 + j) * width);
+            }
             store_pairs<K>(pair, K::pair(has_first ? load_first(from, n) : zeros(),
                                          has_second ? load_first(from + width, n) : zeros()));
           }
