@@ -86,8 +86,19 @@ struct Plan::State {
     return options.threads > 0 ? std::min(options.threads, kMostThreads) : default_threads();
   }
   Split best_split(const Options& options) const {
-    return choose_split(problem, schedule, Blocks(problem, vector).units, threads(options),
-                        kernel.sharing);
+    int most = threads(options);
+    if (options.awaited_elsewhere && is_brief(options.training)) {
+      most = std::min(most, std::max(1, available_cores() - 1));
+    }
+    return choose_split(problem, schedule, Blocks(problem, vector).units, most, kernel.sharing);
+  }
+  // Whether one core less costs less than it gives. Measured through TensorFlow on both of two cores of
+  // Granite Rapids: the other thread saves half of the arithmetic, and costs as long as 3.5 M
+  // multiply-adds, and 24 for each weight that it reads, until those are more than caches hold anyway.
+  bool is_brief(bool training) const {
+    const double weights = double(problem.features + problem.units) * gates(problem.cell) * problem.units;
+    const double passes = training ? 2 : 1;
+    return weights < 1.25e6 && (passes * double(schedule.real_steps()) - 48) * weights < 7e6;
   }
 
   int64_t reserve_bytes(int64_t elements) const {

@@ -12,6 +12,9 @@ namespace masked_rnn {
 struct Options {
   int threads = 0;   // 0: default_threads()
   std::string isa;   // "": the best this machine has, see MASKED_RNN_ISA
+  // Whoever waits for the call does so on another core, as TensorFlow's callers do: a short call leaves it
+  // that core, and what is in its caches. The same in both passes of training.
+  bool awaited_elsewhere = false, training = false;
 };
 
 // A call, planned: which kernel, which rows on which thread, how much memory. The arrays of

@@ -332,15 +332,22 @@ thread_local Call* Pool::current_ = nullptr;
 
 }  // namespace
 
+int available_cores() {
+  static const int cores = [] {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }();
+  return cores;
+}
+
 int default_threads() {
   static const int threads = [] {
     if (const char* text = std::getenv("MASKED_RNN_NUM_THREADS")) {
       const int given = std::atoi(text);
       if (given > 0) return std::min(given, kMostThreads);
     }
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    return available_cores();
   }();
   return threads;
 }

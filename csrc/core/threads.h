@@ -9,8 +9,8 @@
 
 namespace masked_rnn {
 
-// Threads a call may use when the caller names no number: MASKED_RNN_NUM_THREADS, else the
-// CPUs of the affinity mask.
+int available_cores();  // CPUs of the affinity mask
+// Threads a call may use when the caller names no number: MASKED_RNN_NUM_THREADS, else as many.
 MASKED_RNN_API int default_threads();
 constexpr int kMostThreads = 1024;  // that a call uses, however many it asks for
 

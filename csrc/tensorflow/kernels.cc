@@ -144,7 +144,8 @@ int intra_op_threads(const uint8_t* at, size_t length) {
   return 0;
 }
 
-Options options_for(Attributes& attributes, TF_OpKernelContext* context, const HostPlan*) {
+Options options_for(Attributes& attributes, TF_OpKernelContext* context, bool training,
+                    const HostPlan*) {
   int threads = attributes.threads.load(std::memory_order_relaxed);
   if (threads < 0) {
     const Status status;
@@ -155,11 +156,11 @@ Options options_for(Attributes& attributes, TF_OpKernelContext* context, const H
                   : 0;
     attributes.threads.store(threads, std::memory_order_relaxed);
   }
-  return {threads, ""};
+  return {threads, "", true, training};
 }
 
 #if !defined(MASKED_RNN_CUSIM)
-DeviceOptions options_for(const Attributes& attributes, TF_OpKernelContext* context,
+DeviceOptions options_for(const Attributes& attributes, TF_OpKernelContext* context, bool,
                           const DevicePlan*) {
   return {context, attributes.tf32, attributes.deterministic};
 }
@@ -253,7 +254,8 @@ void compute_forward(void* kernel, TF_OpKernelContext* context) {
     auto& attributes = *static_cast<Attributes*>(kernel);
     const Inputs inputs(context, kRecurrentDropout + 1);
     const Problem p = problem_of(attributes, inputs);
-    const PlanT plan(p, options_for(attributes, context, static_cast<PlanT*>(nullptr)));
+    const PlanT plan(p, options_for(attributes, context, attributes.keep_reserve,
+                                    static_cast<PlanT*>(nullptr)));
     const size_t element = bytes_of(p.dtype);
     const std::vector<int64_t> state = {p.batch, p.units};
     const bool lstm = p.cell == Cell::kLstm;
@@ -285,7 +287,7 @@ void compute_gradient(void* kernel, TF_OpKernelContext* context) {
     arrays.d_state_h = inputs.data(kDStateH);
     arrays.d_state_c = inputs.data(kDStateC);
     const PlanT plan(p, arrays.reserve, inputs.bytes(kReserve),
-                     options_for(attributes, context, static_cast<PlanT*>(nullptr)));
+                     options_for(attributes, context, true, static_cast<PlanT*>(nullptr)));
     const size_t element = bytes_of(p.dtype);
     auto like = [&](int output, int input) {
       void* data = allocate(context, output, attributes.type, inputs.dims(input), element);
