@@ -95,12 +95,21 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
   const bool needs_packing = planes.step > 0 || bytes_of(p.dtype) != size_t(real_bytes(p.dtype)) ||
                              p.input_dropout_gates > 1 || p.recurrent_dropout_gates > 1;
   in_place = !needs_packing && passes_weights_rarely(p, schedule, v * real_bytes(p.dtype));
+  if (planes.chunk > 1 && p.input_dropout_gates < 2) {
+    constexpr int64_t kFewRows = 2 * kMostRowsInPlace;
+    packs_for_singles = std::any_of(schedule.groups.begin(), schedule.groups.end(),
+                                    [](const Group& group) { return group.singles() > kFewRows; });
+    if (packs_for_singles) kernel_for_singles = take({blocks.units, p.features, g, v});
+  }
   for (const Group& group : schedule.groups) {
     PerGroup b;
     b.capacity = whole_rows(planes.chunk, chunk_capacity(group, forward_chunk(planes.chunk)));
     b.rows = whole_rows(planes.step, group.rows());
     b.inputs = take_operands(
         planes.chunk, {std::max<int64_t>(1, p.input_dropout_gates), features, b.capacity, v});
+    const int64_t singles = planes.chunk > 1 ? group.singles() : 0;
+    b.single_inputs =
+        take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, singles, v});
     b.projection = take({blocks.units, b.capacity, g, v});
     if (!training) {
       b.h = take({blocks.units, 2, group.rows(), v});

@@ -63,6 +63,7 @@ struct ForwardLayout {
     int64_t capacity;         // R; of planes a multiple of 16, and so are rows
     int64_t rows;             // of h's operands
     Buffer inputs;            // [D or 1][i][R][V] gathered input rows
+    Buffer single_inputs;     // [D or 1][i][singles][V] where those of others are planes of floats
     Buffer projection;        // [u][R][G][V] inputs @ kernel
     Buffer h, c;              // [u][2*rows][V] states of two steps; in training they are reserve
     Buffer reset_h;           // [u][rows][V] r * h, reset before only
@@ -77,6 +78,10 @@ struct ForwardLayout {
   // In calls of few steps weights are multiplied where they are, as Keras keeps them: none is packed, but
   // the kernel for planes.
   bool in_place;
+  // A copy of the kernel as the compute type, for many rows of one real step where others' inputs are
+  // planes of floats: [u][I][G][V]. Fewer multiply it in place.
+  bool packs_for_singles = false;
+  Buffer kernel_for_singles;
   std::vector<PerGroup> groups;
   int64_t elements;
 };

@@ -28,6 +28,9 @@ struct Group {
   int64_t steps() const { return static_cast<int64_t>(live.size()); }
   int64_t real_steps() const { return offset.empty() ? 0 : offset.back(); }
   int64_t live_after(int64_t step) const { return step + 1 < steps() ? live[step + 1] : 0; }
+  // Packed indices of the rows that have one real step only, from here to the end of step 0.
+  int64_t first_single() const { return live_after(0); }
+  int64_t singles() const { return steps() > 0 ? live[0] - first_single() : 0; }
 };
 
 struct Schedule {

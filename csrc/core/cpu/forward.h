@@ -16,6 +16,7 @@ struct Forward : Worker<Storage> {
   using ChunkTile = Tile<Chunk>;
   static constexpr bool kOneKind = is_same<Step, Chunk>;
   static constexpr bool kInPlace = is_same<Storage, Real> && is_same<Step, Reals>;
+  static constexpr bool kSplitsFloats = kInPlace && !kOneKind;
   using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks;
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   // Gates of the first product of a step: the candidate of reset before has its own.
@@ -74,15 +75,21 @@ struct Forward : Worker<Storage> {
       const int64_t start = group.offset[begin];
       this->each_part([&](int part) {
         if (begin == 0) start_states(units_of(part));
-        this->template gather_inputs<Chunk>(part, start, group.offset[end], buffers.capacity,
-                                            inputs());
+        if (singles(begin) < group.offset[end] - start) {
+          this->template gather_inputs<Chunk>(part, start, group.offset[end], buffers.capacity,
+                                              inputs());
+        }
+        if (singles(begin) > 0) {
+          this->template gather_inputs<Reals>(part, group.first_single(), group.live[0],
+                                              group.singles(), single_inputs());
+        }
       });
       const bool alone = projects_with_step(begin, end);
       for (int64_t s = begin; s < end; ++s) {
         this->each_part([&](int part) {
           const Range units = units_of(part);
           fetch_others_states(units, s);
-          if (s == begin && !alone) project(units, group.offset[end] - start);
+          if (s == begin && !alone) project(units, group.offset[end] - start, singles(begin));
           step(units, s, group.offset[s] - start, alone);
         });
         if constexpr (CellT::kResetBefore) {
@@ -106,6 +113,15 @@ struct Forward : Worker<Storage> {
     return (training ? group.offset[s] : (s & 1) * rows) * kVector;
   }
 
+  // Rows of the chunk from step `begin` whose inputs are multiplied as floats where those of others are
+  // planes: of one real step only. Calls of one step, one after the other on a stream, then pack nothing:
+  // 1,1,256,256 takes a third of the time. By that a row's bits still depend on the row alone.
+  int64_t singles(int64_t begin) const {
+    return kSplitsFloats && begin == 0 ? group.singles() : 0;
+  }
+  Real* single_inputs() const { return this->at(buffers.single_inputs); }
+  Real* kernel_for_singles() const { return this->at(layout.kernel_for_singles); }
+
   typename Chunk::Operand* inputs() const {
     return this->template operands_at<Chunk>(buffers.inputs);
   }
@@ -120,18 +136,32 @@ struct Forward : Worker<Storage> {
   // still are packed, and by a group that is alone only when they are multiplied, while they are in the
   // cache: LSTM 1,1,512,512 1.2 times as fast.
   bool packs_kernel_first() const {
-    return !layout.in_place || (!kOneKind && job.split.groups > 1);
+    if (!layout.in_place) return true;
+    return !kOneKind && job.split.groups > 1;
+  }
+  // Whether all products with kernel are in place.
+  bool packs_no_kernel() const {
+    if (kOneKind) return layout.in_place;
+    if (!kSplitsFloats) return false;
+    for (const Group& g : job.schedule->groups) {
+      if (g.first_single() > 0) return false;
+    }
+    return true;
   }
 
   void pack_weights(int share) const {
     const Range mine = share_of(unit_blocks, share, job.threads());
     const int64_t gate = unit_blocks * size_of_vector<Chunk>(p.features);  // one gate's panels
-    if (each_input_gate) {
+    if (packs_no_kernel()) {
+    } else if (each_input_gate) {
       for (int g = 0; g < G; ++g) {
         this->template pack<Chunk>(p.kernel, p.features, G, g, 1, mine, kernel() + g * gate);
       }
     } else if (packs_kernel_first()) {
       this->template pack<Chunk>(p.kernel, p.features, G, 0, G, mine, kernel());
+    }
+    if (kSplitsFloats && layout.packs_for_singles) {
+      this->template pack<Reals>(p.kernel, p.features, G, 0, G, mine, kernel_for_singles());
     }
     const int64_t recurrent_gate = unit_blocks * size_of_vector<Step>(p.units);
     const int together = each_recurrent_gate ? 1 : kTogether;
@@ -223,14 +253,16 @@ struct Forward : Worker<Storage> {
            end == begin + 1 && group.live[begin] > 2;
   }
 
-  // c[panel][row][G][V] = inputs @ kernel for `panels` unit blocks and m rows of the chunk.
-  MR_INLINE void input_product(const typename Chunk::Operand* kernel, int64_t u, int panels,
-                               int64_t row, int m, int64_t c_panel, Real* c) const {
-    Operands<Chunk> o;
-    o.a = inputs() + row * kRowOf<Chunk>;
-    o.a_block = buffers.capacity * kRowOf<Chunk>;
-    o.block = Chunk::kBlock;
-    o.b_vector = size_of_vector<Chunk>(p.features);
+  // c[panel][row][G][V] = inputs @ kernel for `panels` unit blocks and m of the `capacity` rows at `a`.
+  template <class K>
+  MR_INLINE void input_product(const typename K::Operand* a, int64_t capacity,
+                               const typename K::Operand* kernel, int64_t u, int panels, int64_t row,
+                               int m, int64_t c_panel, Real* c) const {
+    Operands<K> o;
+    o.a = a + row * kRowOf<K>;
+    o.a_block = capacity * kRowOf<K>;
+    o.block = K::kBlock;
+    o.b_vector = size_of_vector<K>(p.features);
     o.b_panel = G * o.b_vector;
     o.b = kernel + u * o.b_panel;
     o.c = c;
@@ -239,11 +271,28 @@ struct Forward : Worker<Storage> {
     o.c_panel = c_panel;
     o.k = p.features;
     o.accumulate = false;
-    ChunkTile::template run<G, kRowOf<Chunk>, 1, G * kVector>(m, panels, o);
+    Tile<K>::template run<G, kRowOf<K>, 1, G * kVector>(m, panels, o);
   }
 
-  // projection[u][row][g] = inputs[row] @ kernel for some units.
-  void project(Range units, int64_t n) const {
+  // projection[u][row][g] = inputs[row] @ kernel for some units and n rows.
+  void project(Range units, int64_t n, int64_t singles) const {
+    if constexpr (kInPlace) {
+      if (kOneKind && layout.in_place) {
+        return project_in_place(units, reinterpret_cast<const Real*>(inputs()), buffers.capacity, 0, n);
+      }
+    }
+    if (singles < n) project_packed(units, n);
+    if constexpr (kInPlace) {
+      if (singles > 0 && layout.packs_for_singles) {
+        project_rows<Reals>(units, single_inputs(), singles, kernel_for_singles(), group.first_single(),
+                            singles);
+      } else if (singles > 0) {
+        project_in_place(units, single_inputs(), singles, group.first_single(), singles);
+      }
+    }
+  }
+
+  void project_packed(Range units, int64_t n) const {
     const int64_t capacity = buffers.capacity;
     if (each_input_gate) {
       Operands<Chunk> o;
@@ -267,19 +316,8 @@ struct Forward : Worker<Storage> {
       }
       return;
     }
-    if constexpr (kInPlace && kOneKind) {
-      if (layout.in_place) {
-        return StepTile::template each<1>(n, [&](int64_t i, int m) {
-          product_in_place(p.kernel, p.features, units, 0, G, inputs() + i * kVector,
-                           capacity * kVector, m, capacity * G * kVector,
-                           projection_of(units.begin, i));
-        });
-      }
-    }
     const auto multiply = [&](Range some, const typename Chunk::Operand* kernel) {
-      for_panels<ChunkTile, G>(some, n, false, [&](int64_t u, int panels, int64_t i, int m) {
-        input_product(kernel, u, panels, i, m, capacity * G * kVector, projection_of(u, i));
-      });
+      project_rows<Chunk>(some, inputs(), capacity, kernel, 0, n);
     };
     if (packs_kernel_first()) return multiply(units, kernel());
     this->by_four(units, [&](Range some) {
@@ -288,6 +326,29 @@ struct Forward : Worker<Storage> {
           kernel() + (units.begin - some.begin) * G * size_of_vector<Chunk>(p.features);
       this->template pack<Chunk>(p.kernel, p.features, G, 0, G, some, panels);
       multiply(some, panels);
+    });
+  }
+
+  // The same for `n` rows from `first` on, whose operands are the first of `capacity`.
+  template <class K>
+  void project_rows(Range units, const typename K::Operand* operands, int64_t capacity,
+                    const typename K::Operand* kernel, int64_t first, int64_t n) const {
+    for_panels<Tile<K>, G>(units, n, false, [&](int64_t u, int panels, int64_t i, int m) {
+      input_product<K>(operands, capacity, kernel, u, panels, i, m, buffers.capacity * G * kVector,
+                       projection_of(u, first + i));
+    });
+  }
+  void project_in_place(Range units, const Real* operands, int64_t capacity, int64_t first,
+                        int64_t n) const {
+    const int64_t block = capacity * kVector;
+    Tile<Reals>::template each<1>(n, [&](int64_t i, int m) {
+      const auto multiply = [&](const Real* a, int gate, int count) {
+        product_in_place(p.kernel, p.features, units, gate, count, a + i * kVector, block, m,
+                         buffers.capacity * G * kVector,
+                         projection_of(units.begin, first + i) + gate * kVector);
+      };
+      if (!each_input_gate) return multiply(operands, 0, G);
+      for (int g = 0; g < G; ++g) multiply(operands + g * this->feature_blocks * block, g, 1);
     });
   }
 
@@ -407,7 +468,9 @@ struct Forward : Worker<Storage> {
     for_panels<StepTile, kTogether>(units, live, back, [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct], projection[kProduct];
       if constexpr (kOneKind) {
-        if (alone) input_product(kernel(), u, panels, i, m, 0, projection);
+        if (alone) {
+          input_product<Chunk>(inputs(), buffers.capacity, kernel(), u, panels, i, m, 0, projection);
+        }
       }
       recurrent_product<kTogether>(units, 0, s, u, panels, i, m, product);
       for (int w = 0; w < panels; ++w) {
