@@ -132,14 +132,7 @@ struct Forward : Worker<Storage> {
     return this->template operands_at<Step>(layout.recurrent_kernel);
   }
 
-  // Whether kernel is packed before the first step. Where weights are multiplied in place planes of it
-  // still are packed, and by a group that is alone only when they are multiplied, while they are in the
-  // cache: LSTM 1,1,512,512 1.2 times as fast.
-  bool packs_kernel_first() const {
-    if (!layout.in_place) return true;
-    return !kOneKind && job.split.groups > 1;
-  }
-  // Whether all products with kernel are in place.
+  // Whether no row is multiplied with a packed kernel.
   bool packs_no_kernel() const {
     if (kOneKind) return layout.in_place;
     if (!kSplitsFloats) return false;
@@ -148,21 +141,31 @@ struct Forward : Worker<Storage> {
     }
     return true;
   }
+  // Whether kernel is packed before the first step. In a call of few steps a group that is alone packs
+  // planes of it only when they are multiplied, while they are in the cache: LSTM 1,2,512,512 1.2 times
+  // as fast.
+  bool packs_kernel_first() const {
+    return !layout.in_place || (!kOneKind && job.split.groups > 1);
+  }
+
+  void pack_kernel(Range units) const {
+    if (kSplitsFloats && layout.packs_for_singles) {
+      this->template pack<Reals>(p.kernel, p.features, G, 0, G, units, kernel_for_singles());
+    }
+    if (packs_no_kernel()) return;
+    if (each_input_gate) {
+      const int64_t gate = unit_blocks * size_of_vector<Chunk>(p.features);  // one gate's panels
+      for (int g = 0; g < G; ++g) {
+        this->template pack<Chunk>(p.kernel, p.features, G, g, 1, units, kernel() + g * gate);
+      }
+    } else if (packs_kernel_first()) {
+      this->template pack<Chunk>(p.kernel, p.features, G, 0, G, units, kernel());
+    }
+  }
 
   void pack_weights(int share) const {
     const Range mine = share_of(unit_blocks, share, job.threads());
-    const int64_t gate = unit_blocks * size_of_vector<Chunk>(p.features);  // one gate's panels
-    if (packs_no_kernel()) {
-    } else if (each_input_gate) {
-      for (int g = 0; g < G; ++g) {
-        this->template pack<Chunk>(p.kernel, p.features, G, g, 1, mine, kernel() + g * gate);
-      }
-    } else if (packs_kernel_first()) {
-      this->template pack<Chunk>(p.kernel, p.features, G, 0, G, mine, kernel());
-    }
-    if (kSplitsFloats && layout.packs_for_singles) {
-      this->template pack<Reals>(p.kernel, p.features, G, 0, G, mine, kernel_for_singles());
-    }
+    pack_kernel(mine);
     const int64_t recurrent_gate = unit_blocks * size_of_vector<Step>(p.units);
     const int together = each_recurrent_gate ? 1 : kTogether;
     for (int g = 0; g < G && !layout.in_place; g += g < kTogether ? together : 1) {
