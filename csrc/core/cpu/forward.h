@@ -378,7 +378,7 @@ struct Forward : Worker<Storage> {
   // The same for the states before step s, or for what reset leaves of them; then f(unit block, first row,
   // rows, product) for each block.
   template <class F>
-  void step_in_place(Range units, int64_t s, int first, int count, const F& f) const {
+  __attribute__((noinline)) void step_in_place(Range units, int64_t s, int first, int count, const F& f) const {
     if constexpr (kInPlace) {
       constexpr int64_t kOfBlock = kRowsInPlace * G * kVector;
       Real* product = this->at(buffers.product) + units.begin * kOfBlock;
@@ -521,12 +521,12 @@ struct Forward : Worker<Storage> {
   }
 
   // The pointwise phases take what they need of this object out of their loops: the compiler must
-  // assume that a store changes it.
+  // assume that a store changes it. They are part of the loops over tiles: to call them takes 1 to 3 %.
   // In two passes over the rows, as one row's functions wait for each other and a machine holds but
   // one or two rows in flight: 51 cycles a row of GRU's units instead of 65 on Zen 4. `product`
   // takes the gate values in between.
-  void phase(int64_t s, int64_t u, int64_t first, int m, const Real* projection,
-             Real* product) const {
+  MR_INLINE void phase(int64_t s, int64_t u, int64_t first, int m, const Real* projection,
+                       Real* product) const {
     constexpr int kFirst = CellT::kFirst;
     V bias[G];
     MR_UNROLL
@@ -572,8 +572,8 @@ struct Forward : Worker<Storage> {
   }
 
   // Reset before, first half: z is left in the projection, r * h (dropped) in reset_h.
-  void gates_phase(int64_t s, int64_t u, int64_t first, int m, int64_t chunk_row,
-                   const Real* product) const {
+  MR_INLINE void gates_phase(int64_t s, int64_t u, int64_t first, int m, int64_t chunk_row,
+                             const Real* product) const {
     if constexpr (CellT::kResetBefore) {
       Real* projection = projection_of(u, chunk_row + first);
       const Real* bias = this->at(layout.bias) + u * G * kVector;
