@@ -347,7 +347,7 @@ def test_reserve_changes_no_output(cell, dtype, isa):
 
 @every_kernel
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("sizes", [(1, 3), (3, 17), (17, 151), (129, 64), (151, 129)], ids=str)
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 17), (17, 151), (129, 64), (151, 129)], ids=str)
 @pytest.mark.parametrize("batch, time", [(1, 1), (1, 3), (3, 1), (7, 2), (17, 1), (40, 1)])
 def test_few_steps_have_the_same_bits_beside_many(batch, time, sizes, threads, cell, dtype, isa):
     """A call of few steps multiplies weights as they are given, one of more packs them first."""

@@ -79,13 +79,17 @@ MR_INLINE void pass_columns(const InPlace& o, const Real* a, const Real* b, int6
 template <int kRows>
 __attribute__((noinline)) void multiply_rows(const InPlace& o) {
   const Real *a = o.a, *b = o.b;
-  for (int64_t k = 0; k < o.k; k += kVector, a += o.a_block, b += kVector * o.width) {
+  int64_t k = 0;
+  do {  // without any k the sums are zero
     const int64_t n = o.k - k < kVector ? o.k - k : kVector;
     for (int g = 0; g < o.gates; ++g) {
       pass_columns<kRows, vectors_in_place(kRows)>(o, a, b + g * o.b_gate, n, k == 0,
                                                    o.c + g * o.c_gate);
     }
-  }
+    k += kVector;
+    a += o.a_block;
+    b += kVector * o.width;
+  } while (k < o.k);
 }
 
 // The most rows of a product.
