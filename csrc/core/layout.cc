@@ -28,7 +28,7 @@ int64_t size_of(int planes, int64_t n) {
 // two units and each of its rows one, with vectors of 64 bytes; as many as below are worth packing weights
 // that a fraction of an L2 cache holds, that all of it does, or that come from further.
 bool passes_weights_rarely(const Problem& p, const Schedule& schedule, int64_t vector_bytes) {
-  const double bytes = double(p.units) * double(gates(p.cell) * p.units) * double(real_bytes(p.dtype));
+  const double bytes = weights_from(p.units, p) * double(real_bytes(p.dtype));
   const int64_t worth_packing = bytes <= 1 << 18 ? 40 : bytes <= 1 << 20 ? 20 : 10;
   return std::all_of(schedule.groups.begin(), schedule.groups.end(), [&](const Group& group) {
     const int64_t work = 2 * group.steps() + group.real_steps() * 64 / vector_bytes;

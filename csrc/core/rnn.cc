@@ -96,7 +96,7 @@ struct Plan::State {
   // Granite Rapids: the other thread saves half of the arithmetic, and costs as long as 3.5 M
   // multiply-adds, and 24 for each weight that it reads, until those are more than caches hold anyway.
   bool is_brief(bool training) const {
-    const double weights = double(problem.features + problem.units) * gates(problem.cell) * problem.units;
+    const double weights = weights_from(problem.features + problem.units, problem);
     const double passes = training ? 2 : 1;
     return weights < 1.25e6 && (passes * double(schedule.real_steps()) - 48) * weights < 7e6;
   }
@@ -186,7 +186,7 @@ int64_t Plan::reserve_bytes() const {
 bool Plan::is_short() const {
   constexpr double kMostMultiplyAdds = 4e6;  // 0.08 ms forward and twice that backward, measured
   const Problem& p = state_->problem;
-  const double weights = static_cast<double>(p.features + p.units) * gates(p.cell) * p.units;
+  const double weights = weights_from(p.features + p.units, p);
   return state_->split.threads() == 1 && state_->schedule.real_steps() * weights < kMostMultiplyAdds;
 }
 

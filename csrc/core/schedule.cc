@@ -107,12 +107,11 @@ Split choose_split(const Problem& p, const Schedule& schedule, int64_t unit_bloc
   if (threads < 2 || rows == 0) return {};
 
   // Waking a thread costs some 5 us, as much as 0.5 M multiply-adds on one core.
-  const double multiply_adds =
-      double(real_steps) * double(p.features + p.units) * double(gates(p.cell) * p.units);
+  const double multiply_adds = double(real_steps) * weights_from(p.features + p.units, p);
   if (multiply_adds < 1e6) return {};
 
   // Parts share the weights, of which each may then keep its own.
-  const double recurrent_weights = double(p.units) * double(gates(p.cell) * p.units);
+  const double recurrent_weights = weights_from(p.units, p);
   if (recurrent_weights > cost.near_weights && unit_blocks >= threads &&
       has_fewer_rows(schedule.count, cost.far_rows * threads)) {
     return {1, threads};

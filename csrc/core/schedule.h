@@ -67,6 +67,11 @@ struct SharingCost {
 Split choose_split(const Problem& problem, const Schedule& schedule, int64_t unit_blocks,
                    int threads, SharingCost cost);
 
+// Weights of a matrix from `depth` values to the gates.
+inline double weights_from(int64_t depth, const Problem& p) {
+  return double(depth) * double(gates(p.cell) * p.units);
+}
+
 // Time index of a processing position.
 inline int64_t time_of(const Problem& p, int64_t position) {
   return p.go_backwards ? p.time - 1 - position : position;

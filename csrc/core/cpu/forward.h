@@ -14,9 +14,8 @@ struct Forward : Worker<Storage> {
   using Chunk = typename Base::Chunk;
   using StepTile = Tile<Step>;
   using ChunkTile = Tile<Chunk>;
-  static constexpr bool kOneKind = is_same<Step, Chunk>;
+  static constexpr bool kOneKind = is_same<Step, Chunk>;  // not where floats are split into planes
   static constexpr bool kInPlace = is_same<Storage, Real> && is_same<Step, Reals>;
-  static constexpr bool kSplitsFloats = kInPlace && !kOneKind;
   using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks;
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   // Gates of the first product of a step: the candidate of reset before has its own.
@@ -117,7 +116,7 @@ struct Forward : Worker<Storage> {
   // planes: of one real step only. Calls of one step, one after the other on a stream, then pack nothing:
   // 1,1,256,256 takes a third of the time. By that a row's bits still depend on the row alone.
   int64_t singles(int64_t begin) const {
-    return kSplitsFloats && begin == 0 ? group.singles() : 0;
+    return !kOneKind && begin == 0 ? group.singles() : 0;
   }
   Real* single_inputs() const { return this->at(buffers.single_inputs); }
   Real* kernel_for_singles() const { return this->at(layout.kernel_for_singles); }
@@ -135,7 +134,6 @@ struct Forward : Worker<Storage> {
   // Whether no row is multiplied with a packed kernel.
   bool packs_no_kernel() const {
     if (kOneKind) return layout.in_place;
-    if (!kSplitsFloats) return false;
     for (const Group& g : job.schedule->groups) {
       if (g.first_single() > 0) return false;
     }
@@ -144,12 +142,10 @@ struct Forward : Worker<Storage> {
   // Whether kernel is packed before the first step. In a call of few steps a group that is alone packs
   // planes of it only when they are multiplied, while they are in the cache: LSTM 1,2,512,512 1.2 times
   // as fast.
-  bool packs_kernel_first() const {
-    return !layout.in_place || (!kOneKind && job.split.groups > 1);
-  }
+  bool packs_kernel_first() const { return !layout.in_place || job.split.groups > 1; }
 
   void pack_kernel(Range units) const {
-    if (kSplitsFloats && layout.packs_for_singles) {
+    if (!kOneKind && layout.packs_for_singles) {
       this->template pack<Reals>(p.kernel, p.features, G, 0, G, units, kernel_for_singles());
     }
     if (packs_no_kernel()) return;
@@ -284,7 +280,7 @@ struct Forward : Worker<Storage> {
         return project_in_place(units, reinterpret_cast<const Real*>(inputs()), buffers.capacity, 0, n);
       }
     }
-    if (singles < n) project_packed(units, n);
+    if (singles < n) project_packed(units, n);  // of singles too: few, beside others
     if constexpr (kInPlace) {
       if (singles > 0 && layout.packs_for_singles) {
         project_rows<Reals>(units, single_inputs(), singles, kernel_for_singles(), group.first_single(),
@@ -378,7 +374,8 @@ struct Forward : Worker<Storage> {
   // The same for the states before step s, or for what reset leaves of them; then f(unit block, first row,
   // rows, product) for each block.
   template <class F>
-  __attribute__((noinline)) void step_in_place(Range units, int64_t s, int first, int count, const F& f) const {
+  __attribute__((noinline)) void step_in_place(Range units, int64_t s, int first, int count,
+                                               const F& f) const {
     if constexpr (kInPlace) {
       constexpr int64_t kOfBlock = kRowsInPlace * G * kVector;
       Real* product = this->at(buffers.product) + units.begin * kOfBlock;
