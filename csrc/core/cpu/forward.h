@@ -20,8 +20,8 @@ struct Forward : Worker<Storage> {
   static constexpr int G = CellT::kGates, S = CellT::kSlots;
   // Gates of the first product of a step: the candidate of reset before has its own.
   static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
-  // The largest tile: most_rows, or twelve panels.
-  static constexpr int kProduct = (StepTile::most_rows(G) > 8 ? StepTile::most_rows(G) : 8) * G * kVector;
+  // The largest tile: of one vector, two panels.
+  static constexpr int kProduct = 2 * StepTile::most_rows(1) * G * kVector;
 
   // Bytes of recurrent weights that a core's L2 cache keeps from step to step. More of them come from
   // the L3 cache: fetched a panel ahead, a step of 512 units takes 5 % less time on two cores.
@@ -218,13 +218,17 @@ struct Forward : Worker<Storage> {
 
   MR_INLINE void put_dropped(int64_t s, int64_t u, int64_t i, V h) const {
     const int64_t at = block_offset<Step>(u, i, buffers.rows);
-    if (Step::kPair > 1 && p.recurrent_dropout_gates == 0) {
-      Step::store_block(dropped(s, 0) + at, keep_first(h, this->unit_count(u)));
-    }
-    for (int64_t d = 0; d < p.recurrent_dropout_gates; ++d) {
-      const V mask = this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units);
-      Step::store_block(dropped(s, d) + at,
-                        keep_first(h * mask, Step::kPair > 1 ? this->unit_count(u) : kVector));
+    if (p.recurrent_dropout_gates > 0) return put_masked(dropped(s, 0) + at, u, i, h);
+    if (Step::kPair > 1) Step::store_block(dropped(s, 0) + at, keep_first(h, this->unit_count(u)));
+  }
+  __attribute__((noinline)) void put_masked(typename Step::Operand* to, int64_t u, int64_t i, V h) const {
+    const int count = this->unit_count(u);
+    const int64_t gates = p.recurrent_dropout_gates, next_mask = p.batch * p.units;
+    const int64_t next = size_of_rows<Step>(unit_blocks, buffers.rows);
+    const Storage* mask = this->in(p.recurrent_dropout) + group.row[i] * p.units + u * kVector;
+    for (int64_t d = 0; d < gates; ++d, to += next, mask += next_mask) {
+      const V masked = h * load_first(mask, count);
+      Step::store_block(to, Step::kPair > 1 ? keep_first(masked, count) : masked);
     }
   }
   int64_t h_copies() const { return p.recurrent_dropout_gates > 0 ? p.recurrent_dropout_gates : 1; }
@@ -248,8 +252,8 @@ struct Forward : Worker<Storage> {
   // A step that fills a chunk alone multiplies its inputs tile by tile, beside the states: their
   // projection written and read again takes 4 % of LSTM 256,50,128,256.
   bool projects_with_step(int64_t begin, int64_t end) const {
-    return kOneKind && !CellT::kResetBefore && !each_input_gate && !layout.in_place &&
-           end == begin + 1 && group.live[begin] > 2;
+    return kOneKind && !CellT::kResetBefore && !each_input_gate && !each_recurrent_gate &&
+           !layout.in_place && end == begin + 1 && group.live[begin] > 2;
   }
 
   // c[panel][row][G][V] = inputs @ kernel for `panels` unit blocks and m of the `capacity` rows at `a`.
@@ -297,22 +301,20 @@ struct Forward : Worker<Storage> {
       Operands<Chunk> o;
       o.a_block = capacity * kRowOf<Chunk>;
       o.block = Chunk::kBlock;
+      o.b_panel = size_of_vector<Chunk>(p.features);
       o.c_row = G * kVector;
       o.c_vector = kVector;
+      o.c_panel = capacity * G * kVector;
       o.k = p.features;
       o.accumulate = false;
-      o.b_vector = size_of_vector<Chunk>(p.features);
-      o.b_panel = o.c_panel = 0;
-      for (int g = 0; g < G; ++g) {
-        for (int64_t u = units.begin; u < units.end; ++u) {
-          ChunkTile::template each<1>(n, [&](int64_t i, int m) {
-            o.a = inputs() + g * size_of_rows<Chunk>(this->feature_blocks, capacity) + i * kRowOf<Chunk>;
-            o.b = kernel() + (g * unit_blocks + u) * o.b_vector;
-            o.c = projection_of(u, i) + g * kVector;
-            ChunkTile::template run<1, kRowOf<Chunk>, 1, kVector>(m, 1, o);
-          });
+      for_panels<ChunkTile, 1>(units, n, false, [&](int64_t u, int panels, int64_t i, int m) {
+        for (int g = 0; g < G; ++g) {
+          o.a = inputs() + g * size_of_rows<Chunk>(this->feature_blocks, capacity) + i * kRowOf<Chunk>;
+          o.b = kernel() + (g * unit_blocks + u) * o.b_panel;
+          o.c = projection_of(u, i) + g * kVector;
+          ChunkTile::template run<1, kRowOf<Chunk>, 1, kVector>(m, panels, o);
         }
-      }
+      });
       return;
     }
     const auto multiply = [&](Range some, const typename Chunk::Operand* kernel) {
@@ -404,6 +406,9 @@ struct Forward : Worker<Storage> {
             state_block};
   }
 
+  // From panel to panel of a step's product of m rows.
+  static constexpr int64_t of_panel(int m) { return StepTile::rows_written(m) * G * kVector; }
+
   // c[panel][row][G][V] = h @ recurrent_kernel for gates first.. of `panels` unit blocks.
   template <int kCount>
   MR_INLINE void recurrent_product(Range units, int first, int64_t s, int64_t u, int panels,
@@ -414,19 +419,18 @@ struct Forward : Worker<Storage> {
     o.b_vector = size_of_vector<Step>(p.units);
     o.c_row = G * kVector;
     o.c_vector = kVector;
-    o.c_panel = m * G * kVector;
+    o.c_panel = of_panel(m);
     o.k = p.units;
     o.accumulate = false;
     const typename Step::Operand* weights = recurrent_kernel() + first * unit_blocks * o.b_vector;
     const bool reset_operand = CellT::kResetBefore && first == 2;
     if (each_recurrent_gate && !reset_operand) {
-      for (int w = 0; w < panels; ++w) {
-        for (int g = 0; g < kCount; ++g) {
-          o.a = dropped(s, first + g) + i * kRowOf<Step>;
-          o.b = weights + (g * unit_blocks + u + w) * o.b_vector;
-          o.c = c + w * o.c_panel + g * kVector;
-          StepTile::template run<1, kRowOf<Step>, 1, kVector>(m, 1, o);
-        }
+      o.b_panel = o.b_vector;
+      for (int g = 0; g < kCount; ++g) {
+        o.a = dropped(s, first + g) + i * kRowOf<Step>;
+        o.b = weights + (g * unit_blocks + u) * o.b_vector;
+        o.c = c + g * kVector;
+        StepTile::template run<1, kRowOf<Step>, 1, kVector>(m, panels, o);
       }
       return;
     }
@@ -465,19 +469,24 @@ struct Forward : Worker<Storage> {
         pointwise(u, i, m, projection_of(u, chunk_row + i), product);
       });
     }
-    for_panels<StepTile, kTogether>(units, live, back, [&](int64_t u, int panels, int64_t i, int m) {
+    const auto multiply = [&](int64_t u, int panels, int64_t i, int m) {
       alignas(64) Real product[kProduct], projection[kProduct];
       if constexpr (kOneKind) {
         if (alone) {
-          input_product<Chunk>(inputs(), buffers.capacity, kernel(), u, panels, i, m, 0, projection);
+          input_product<Chunk>(inputs(), buffers.capacity, kernel(), u, panels, i, m, of_panel(m), projection);
         }
       }
       recurrent_product<kTogether>(units, 0, s, u, panels, i, m, product);
       for (int w = 0; w < panels; ++w) {
-        pointwise(u + w, i, m, alone ? projection : projection_of(u + w, chunk_row + i),
-                  product + w * m * G * kVector);
+        pointwise(u + w, i, m, alone ? projection + w * of_panel(m) : projection_of(u + w, chunk_row + i),
+                  product + w * of_panel(m));
       }
-    });
+    };
+    if (each_recurrent_gate) {
+      for_panels<StepTile, 1>(units, live, back, multiply);
+    } else {
+      for_panels<StepTile, kTogether>(units, live, back, multiply);
+    }
   }
 
   void candidate_step(Range units, int64_t s, int64_t chunk_row) const {
@@ -492,7 +501,7 @@ struct Forward : Worker<Storage> {
       alignas(64) Real product[kProduct];
       recurrent_product<1>(units, 2, s, u, panels, i, m, product);
       for (int w = 0; w < panels; ++w) {
-        candidate_phase(s, u + w, i, m, chunk_row, product + w * m * G * kVector);
+        candidate_phase(s, u + w, i, m, chunk_row, product + w * of_panel(m));
       }
     });
   }

@@ -95,13 +95,14 @@ struct Worker {
       const int64_t source = group.input[begin + r];
       fetch_ahead(in(p.inputs), p.features, &group.input[begin], r, mine.end);
       const Storage* from = in(p.inputs) + source * p.features;
+      const int64_t batch_row = masks > 0 ? source / p.time : 0;
       for (int64_t f = 0; f < feature_blocks; ++f) {
         const V x = load_first(from + f * kVector, first_of(p.features, f));
         typename K::Operand* block = to + block_offset<K>(f, r, capacity);
         if (masks == 0) K::store_block(block, x);
         for (int64_t d = 0; d < masks; ++d) {
           K::store_block(block + d * size_of_rows<K>(feature_blocks, capacity),
-                         x * dropout(p.input_dropout, d, source / p.time, f, p.features));
+                         x * dropout(p.input_dropout, d, batch_row, f, p.features));
         }
       }
     }

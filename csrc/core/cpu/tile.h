@@ -41,9 +41,10 @@ constexpr int vector_rows(int vectors) {
   return rows[vectors - 1];
 }
 
-// Panels that a tile of `rows` takes at once: about twelve accumulators.
+// Panels that a tile of `rows` takes at once: about twelve accumulators. With one vector each multiply-add
+// would need a load of its own.
 constexpr int vector_panels(int rows, int vectors) {
-  if (rows > 2) return 1;
+  if (rows > 2) return vectors > 1 ? 1 : 2;
   const int panels = 12 / (rows * vectors);
   return panels < 1 ? 1 : panels > 4 ? 4 : panels;
 }
@@ -134,6 +135,7 @@ struct Tile {
   static constexpr bool kFetchesNext = true;
   static constexpr int most_rows(int vectors) { return vector_rows(vectors); }
   static constexpr int panels_at_once(int rows, int vectors) { return vector_panels(rows, vectors); }
+  static constexpr int rows_written(int rows) { return rows; }
 
   // Of `left` panels those of the next tile, at most `wide`: two at least where there are any, as one
   // would wait for its few accumulators.

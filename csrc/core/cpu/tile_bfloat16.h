@@ -86,14 +86,46 @@ __attribute__((noinline)) void two_by_two(int first, const Operands<BFloat16s<1>
 
 template <>
 struct Tile<BFloat16s<1>> : MatrixTile {
+  // Vectors go in pairs: an odd number of them with those of the next panel. Of up to sixteen rows three
+  // are as fast alone.
+  static constexpr int panels_at_once(int rows, int vectors) {
+    return vectors == 1 || (vectors == 3 && rows > kMatrixRows) ? 2 : 1;
+  }
+
   // A sum that is added to c starts from it: what that costs in accuracy is far below the rounding of
   // the operands.
   template <int Vectors, int kRowStride, int kStep, int>
-  static MR_INLINE void run(int rows, int, const Operands<BFloat16s<1>>& o) {
+  static MR_INLINE void run(int rows, int panels, const Operands<BFloat16s<1>>& o) {
     static_assert(kStep == 1 && kRowStride == kMatrixDepth);
+    if (panels > 1) return run_two_panels<Vectors>(rows, o);
     if (rows <= kMatrixRows) return one_by_all<Vectors>(o);
     two_by_two<(Vectors > 1)>(0, o);
     if constexpr (Vectors > 2) two_by_two<(Vectors > 3)>(2, o);
+  }
+
+ private:
+  // The last vectors of both are a pair.
+  template <int Vectors>
+  static MR_INLINE void run_two_panels(int rows, const Operands<BFloat16s<1>>& o) {
+    Operands<BFloat16s<1>> second = o, last = o;
+    second.b += o.b_panel;
+    second.c += o.c_panel;
+    last.b += (Vectors - 1) * o.b_vector;
+    last.c += (Vectors - 1) * o.c_vector;
+    last.b_vector = o.b_panel;
+    last.c_vector = o.c_panel;
+    if (rows > kMatrixRows) {
+      if constexpr (Vectors > 2) {
+        two_by_two<true>(0, o);
+        two_by_two<true>(0, second);
+      }
+      two_by_two<true>(0, last);
+    } else if constexpr (Vectors > 1) {
+      one_by_all<Vectors>(o);
+      one_by_all<Vectors>(second);
+    } else {
+      one_by_all<2>(last);
+    }
   }
 };
 

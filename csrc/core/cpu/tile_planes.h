@@ -191,7 +191,6 @@ template <>
 struct Tile<ThreePlanes> : MatrixTile {
   // Vectors go in pairs: an odd number of them with those of the next panel.
   static constexpr int panels_at_once(int, int vectors) { return 1 + vectors % 2; }
-  static constexpr int panels_of_tile(int64_t left, int wide) { return left < wide ? 1 : wide; }
 
   template <int Vectors, int kRowStride, int kStep, int>
   static MR_INLINE void run(int rows, int panels, const Operands<ThreePlanes>& o) {
