@@ -93,7 +93,7 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
   bias = take({blocks.units, g, v});
   recurrent_bias = take({blocks.units, v});
   const bool needs_packing = planes.step > 0 || bytes_of(p.dtype) != size_t(real_bytes(p.dtype)) ||
-                             p.input_dropout_gates > 1 || p.recurrent_dropout_gates > 1;
+                             p.masks_each_gate();
   in_place = !needs_packing && passes_weights_rarely(p, schedule, v * real_bytes(p.dtype));
   if (planes.chunk > 1 && p.input_dropout_gates < 2) {
     constexpr int64_t kFewRows = 2 * kMostRowsInPlace;

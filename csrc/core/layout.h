@@ -100,7 +100,8 @@ struct BackwardLayout {
     Buffer dropped_h;            // [D][u][R][V], or a copy of h
     Buffer reset_h;              // [u][R][V], reset before only
     Buffer gate_operands;        // [block][R][V] a copy of d_gates
-    Buffer gate_pairs;           // [part][R][S][V] the same of one unit block, as pairs of rows
+    Buffer gate_pairs;           // [part][R][S][V] the same of one unit block, as pairs of rows, or
+                                 // [part][2][R][V] of one slot of two blocks
     Buffer d_kernel;             // [u][kernel_rows][G][V]
     Buffer d_recurrent_kernel;   // [u][recurrent_rows][G][V], gates in the order of the slots
     Buffer d_bias;               // [u][S][V]

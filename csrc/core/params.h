@@ -53,6 +53,8 @@ struct Problem {
   const void* initial_c = nullptr;          // [B,H], LSTM only
   const void* input_dropout = nullptr;      // [D,B,I], multiplies the operand of each gate
   const void* recurrent_dropout = nullptr;  // [D,B,H]
+
+  bool masks_each_gate() const { return input_dropout_gates > 1 || recurrent_dropout_gates > 1; }
 };
 
 struct ForwardResults {

@@ -47,14 +47,14 @@ uint64_t hash_steps(const Problem& p, const std::vector<int64_t>& real_steps) {
 
 struct Plan::State {
   Problem problem;
-  Choice kernel;
+  Choice choice;
   int vector = 0;
   Schedule schedule;
   Split split;
 
   State(const Problem& p, const Options& options)
-      : problem(p), kernel(choose_kernel(p, options.isa)) {
-    vector = static_cast<int>(kernel.vector_bytes / real_bytes(p.dtype));
+      : problem(p), choice(choose_kernel(p, options.isa)) {
+    vector = static_cast<int>(choice.vector_bytes / real_bytes(p.dtype));
     if (options.threads < 0) {
       throw InvalidArgument("threads is " + std::to_string(options.threads) +
                             ", needed: a positive number, or 0 for the default");
@@ -90,7 +90,7 @@ struct Plan::State {
     if (options.awaited_elsewhere && is_brief(options.training)) {
       most = std::min(most, std::max(1, available_cores() - 1));
     }
-    return choose_split(problem, schedule, Blocks(problem, vector).units, most, kernel.sharing);
+    return choose_split(problem, schedule, Blocks(problem, vector).units, most, choice.sharing);
   }
   // Whether one core less costs less than it gives. Measured through TensorFlow on both of two cores of
   // Granite Rapids: the other thread saves half of the arithmetic, and costs as long as 3.5 M
@@ -194,7 +194,7 @@ void Plan::forward(const ForwardResults& results) const {
   const State& s = *state_;
   const bool training = results.reserve != nullptr;
   const ReserveLayout reserve(s.problem, s.schedule, s.vector);
-  const ForwardLayout layout(s.problem, s.schedule, s.vector, s.kernel.forward_planes, training);
+  const ForwardLayout layout(s.problem, s.schedule, s.vector, s.choice.kernels.planes, training);
   Job job{};
   job.results = results;
   job.reserve_layout = &reserve;
@@ -205,19 +205,19 @@ void Plan::forward(const ForwardResults& results) const {
     std::memcpy(results.reserve, &header, sizeof(header));
     job.reserve = static_cast<char*>(results.reserve) + kReserveHeaderBytes;
   }
-  s.run(s.kernel.forward, job, layout.elements);
+  s.run(s.choice.kernels.forward, job, layout.elements);
 }
 
 void Plan::backward(const BackwardArrays& arrays) const {
   const State& s = *state_;
   const ReserveLayout reserve(s.problem, s.schedule, s.vector);
-  const BackwardLayout layout(s.problem, s.schedule, s.split, s.vector, s.kernel.backward_planes);
+  const BackwardLayout layout(s.problem, s.schedule, s.split, s.vector, s.choice.kernels.planes);
   Job job{};
   job.gradients = arrays;
   job.reserve_layout = &reserve;
   job.backward_layout = &layout;
   job.reserve = static_cast<char*>(const_cast<void*>(arrays.reserve)) + kReserveHeaderBytes;
-  s.run(s.kernel.backward, job, layout.elements);
+  s.run(s.choice.kernels.backward, job, layout.elements);
 }
 
 std::vector<KernelName> kernels() {
@@ -247,7 +247,7 @@ double fma_peak(DType dtype, int threads, const std::string& isa) {
       constexpr int64_t kCount = 500'000'000;
       for (int i = 0; i < 10; ++i) {  // the best of ten: clocks rise, and others use the machine
         const auto start = Clock::now();
-        choice.multiply_adds(kCount);
+        choice.kernels.multiply_adds(kCount);
         const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
         rate = std::max(rate, 2.0 * kCount / seconds);
       }

@@ -45,7 +45,23 @@ struct Backward : Worker<Storage> {
         d_c(this->at(buffers.d_c)),
         d_outputs(this->in(job.gradients.d_outputs)),
         each_input_gate(p.input_dropout_gates > 1),
-        each_recurrent_gate(p.recurrent_dropout_gates > 1) {}
+        each_recurrent_gate(p.recurrent_dropout_gates > 1),
+        before(*this) {}
+
+  // Where the copies of gates' gradients (below) of each slot's range begin, in blocks; of slot S, where
+  // the last ends.
+  struct Before {
+    int64_t blocks[S + 1] = {};
+
+    explicit Before(const Backward& b) {
+      for (int slot = 0, end; slot < S; slot = end) {
+        end = b.end_like(slot);
+        const int64_t next = blocks[slot] + whole_blocks<Chunk>(b.unit_blocks * (end - slot));
+        for (int j = slot + 1; j < end; ++j) blocks[j] = blocks[slot];
+        blocks[end] = next;
+      }
+    }
+  };
 
   const Acts acts;
   const BackwardLayout& layout;
@@ -55,6 +71,7 @@ struct Backward : Worker<Storage> {
   Real *const d_gates, *const d_h, *const d_c;
   const Storage* const d_outputs;
   const bool each_input_gate, each_recurrent_gate;
+  const Before before;
 
   static void run(const Job& job, Member& member) {
     [[maybe_unused]] const MatrixRegisters registers{};
@@ -70,6 +87,8 @@ struct Backward : Worker<Storage> {
       shared.sum_weight_gradients(share);
     });
   }
+
+  bool masks_each_gate() const { return each_input_gate || each_recurrent_gate; }
 
   // Between two stages lies one step: the product of the step after with recurrent_kernel^T needs
   // that step's gradients of all units, and gives d_h of this thread's own.
@@ -290,33 +309,52 @@ struct Backward : Worker<Storage> {
   // The same as pairs of the rows from packed index `start` on.
   void gather_pairs(int part, int64_t start, int64_t end) const {
     const int64_t n = end - start;
-    const Range strips = strips_of(n, part, parts);
     const int64_t* source = &group.input[start];
-    const auto recurrent_masked = [&](V v, int64_t d, int64_t r, int64_t u) {
-      if (p.recurrent_dropout_gates == 0) return v;
-      return v * this->dropout(p.recurrent_dropout, d, source[r] / p.time, u, p.units);
-    };
-    pack_rows<Chunk>(strips, n, feature_blocks, capacity, [&](int64_t f, int64_t r) {
-      if (f == 0) this->fetch_ahead(this->in(p.inputs), p.features, source, r, n);
-      const V x = load_first(this->in(p.inputs) + source[r] * p.features + f * kVector,
-                             first_of(p.features, f));
-      if (p.input_dropout_gates == 0) return x;
-      return x * this->dropout(p.input_dropout, 0, source[r] / p.time, f, p.features);
-    }, rows_at(buffers.inputs));
-    pack_rows<Chunk>(strips, n, unit_blocks, capacity, [&](int64_t u, int64_t r) {
-      return recurrent_masked(load(kept_h(u, start + r)), 0, r, u);
-    }, rows_at(buffers.dropped_h));
-    if constexpr (CellT::kResetBefore) {
-      pack_rows<Chunk>(strips, n, unit_blocks, capacity, [&](int64_t u, int64_t r) {
-        const V reset = acts.gate_value(load(saved(u, start + r) + kVector));
-        return recurrent_masked(reset * load(kept_h(u, start + r)),
-                                p.recurrent_dropout_gates - 1, r, u);
-      }, rows_at(buffers.reset_h));
+    const Range mine = strips_of(n, part, parts);
+    for (int64_t strip = mine.begin; strip < mine.end; ++strip) {
+      int64_t batch_row[kStrip];
+      for (int64_t r = strip * kStrip; r < least(n, (strip + 1) * kStrip); ++r) {
+        batch_row[r % kStrip] = source[r] / p.time;
+      }
+      const auto pack = [&](int64_t blocks, typename Chunk::Operand* to, const auto& value) {
+        pack_rows<Chunk>({strip, strip + 1}, n, blocks, capacity, value, to);
+      };
+      for (int64_t d = 0; d < (each_input_gate ? G : 1); ++d) {
+        pack(feature_blocks, input_rows(d), [&](int64_t f, int64_t r) {
+          if (f == 0 && d == 0) this->fetch_ahead(this->in(p.inputs), p.features, source, r, n);
+          const V x = load_first(this->in(p.inputs) + source[r] * p.features + f * kVector,
+                                 first_of(p.features, f));
+          if (p.input_dropout_gates == 0) return x;
+          return x * this->dropout(p.input_dropout, d, batch_row[r % kStrip], f, p.features);
+        });
+      }
+      const auto dropped = [&](V h, int64_t d, int64_t r, int64_t u) {
+        if (p.recurrent_dropout_gates == 0) return h;
+        return h * this->dropout(p.recurrent_dropout, d, batch_row[r % kStrip], u, p.units);
+      };
+      for (int64_t d = 0; d < (each_recurrent_gate ? kTogether : 1); ++d) {
+        pack(unit_blocks, h_rows(d), [&](int64_t u, int64_t r) {
+          return dropped(load(kept_h(u, start + r)), d, r, u);
+        });
+      }
+      if constexpr (CellT::kResetBefore) {
+        pack(unit_blocks, rows_at(buffers.reset_h), [&](int64_t u, int64_t r) {
+          const V reset = acts.gate_value(load(saved(u, start + r) + kVector));
+          return dropped(reset * load(kept_h(u, start + r)), p.recurrent_dropout_gates - 1, r, u);
+        });
+      }
     }
   }
 
   typename Chunk::Operand* rows_at(Buffer buffer) const {
     return this->template operands_at<Chunk>(buffer);
+  }
+  // The packed rows of dropout mask d.
+  typename Chunk::Operand* input_rows(int64_t d) const {
+    return rows_at(buffers.inputs) + d * feature_blocks * capacity * kVector * Chunk::kPlanes;
+  }
+  typename Chunk::Operand* h_rows(int64_t d) const {
+    return rows_at(buffers.dropped_h) + d * unit_blocks * capacity * kVector * Chunk::kPlanes;
   }
   Real* dropped_h(int64_t d, int64_t u, int64_t r) const {
     return this->at(buffers.dropped_h) + ((d * unit_blocks + u) * capacity + r) * kVector;
@@ -334,35 +372,27 @@ struct Backward : Worker<Storage> {
 
   // The products with transposed weights read the copies in this order of blocks of k: slots that
   // only the recurrent kernel's reads, those of both, those that it does not read, each unit by
-  // unit. So each product's are one range. Without copies they read d_gates, all slots of a unit
-  // together.
-  static constexpr int first_like(int slot) {
+  // unit; or slot by slot where gates have dropout masks of their own. So each product's are one range.
+  // Without copies they read d_gates, all slots of a unit together.
+  int first_like(int slot) const {
+    if (masks_each_gate()) return slot;
     return slot < CellT::kKernelSlot ? 0 : slot < kTogether ? CellT::kKernelSlot : kTogether;
   }
-  static constexpr int end_like(int slot) {
+  int end_like(int slot) const {
+    if (masks_each_gate()) return slot + 1;
     return slot < CellT::kKernelSlot ? CellT::kKernelSlot : slot < kTogether ? kTogether : S;
-  }
-  // First block of the slots like `slot`; of slot S, where the last ends.
-  template <class K>
-  int64_t blocks_before(int slot) const {
-    int64_t before = 0;
-    for (int j = 0; j < S && end_like(j) <= slot; j = end_like(j)) {
-      before += whole_blocks<K>(unit_blocks * (end_like(j) - first_like(j)));
-    }
-    return before;
   }
   // Block of the j-th of `count` slots from `slot` on, counted from the first of their range.
   template <class K>
   int64_t block_of(int64_t u, int slot, int count, int j) const {
-    if (K::kPair == 1) return u * count + j;
+    if constexpr (K::kPair == 1) return u * count + j;
     const int first = first_like(slot + j);
-    return blocks_before<K>(first) - blocks_before<K>(slot) + u * (end_like(first) - first) +
-           (slot + j - first);
+    return before.blocks[first] - before.blocks[slot] + u * (end_like(first) - first) + (slot + j - first);
   }
   template <class K>
   int64_t depth_of(int slot, int count) const {
-    if (K::kPair == 1) return unit_blocks * count * kVector;
-    return (blocks_before<K>(slot + count) - blocks_before<K>(slot)) * kVector;
+    if constexpr (K::kPair == 1) return unit_blocks * count * kVector;
+    return (before.blocks[slot + count] - before.blocks[slot]) * kVector;
   }
 
   // Where the copy of a slot's gradient goes.
@@ -584,14 +614,18 @@ struct Backward : Worker<Storage> {
           } else {
             break;
           }
-          const int d = each_recurrent_gate ? CellT::recurrent_gate(j) : 0;
-          const bool overwrite = CellT::kState && j == 0;
-          for (int k = 0; k < m; ++k) {
-            for (int v = 0; v < vectors; ++v) {
-              const int64_t u = q * width + v;
-              Real* to = d_h + (u * rows + i + k) * kVector;
-              V part = load(product + (k * vectors + v) * kVector);
-              if (p.recurrent_dropout_gates > 0) part = part * recurrent_mask(d, i + k, u);
+          const int64_t d = each_recurrent_gate ? CellT::recurrent_gate(j) : 0;
+          const bool masked = p.recurrent_dropout_gates > 0, overwrite = CellT::kState && j == 0;
+          const Storage* masks = this->in(p.recurrent_dropout) + d * p.batch * p.units;
+          for (int v = 0; v < vectors; ++v) {
+            const int64_t u = q * width + v, mask_row = p.units;
+            const int count = this->unit_count(u);
+            const int64_t* row = &group.row[i];
+            Real* to = d_h + (u * rows + i) * kVector;
+            const Real* from = product + v * kVector;
+            for (int k = 0; k < m; ++k, to += kVector, from += o.c_row) {
+              V part = load(from);
+              if (masked) part = part * load_first(masks + row[k] * mask_row + u * kVector, count);
               store(to, overwrite ? part : load(to) + part);
             }
           }
@@ -667,95 +701,146 @@ struct Backward : Worker<Storage> {
 
   // --- weight gradients ------------------------------------------------------------------------
 
-  // to[k][gates][V] (+)= operand^T @ d_gates for kCount gates: operand [block][r][V] with
-  // `block_stride`, `n` rows of the chunk, k < `features`.
+  // Where a unit block's gradients lie; from block to block of one gate.
+  Real* d_kernel(int64_t u) const { return this->at(buffers.d_kernel) + u * d_kernel_block(); }
+  Real* d_recurrent(int64_t u) const {
+    return this->at(buffers.d_recurrent_kernel) + u * d_recurrent_block();
+  }
+  int64_t d_kernel_block() const { return layout.kernel_rows * G * kVector; }
+  int64_t d_recurrent_block() const { return layout.recurrent_rows * G * kVector; }
+
+  // Where gates have dropout masks of their own, f(slot, first unit block, blocks): slot by slot, so that
+  // the operand of one gate at a time fills the cache, and two blocks at once, as one vector does not keep a
+  // machine busy.
+  template <class F>
+  MR_INLINE void each_slot(Range units, const F& f) const {
+    for (int slot = 0; slot < S; ++slot) {
+      for (int64_t u = units.begin; u < units.end; u += 2) {
+        f(slot, u, static_cast<int>(least(2, units.end - u)));
+      }
+    }
+  }
+  static constexpr bool of_kernel(int slot) { return slot >= CellT::kKernelSlot; }
+  static constexpr bool of_recurrent(int slot) { return slot < G; }
+  static constexpr bool of_reset(int slot) { return CellT::kResetBefore && slot == 2; }
+  // The mask of a slot's operand.
+  int input_mask(int slot) const { return each_input_gate ? slot - CellT::kKernelSlot : 0; }
+  int state_mask(int slot) const { return each_recurrent_gate ? CellT::recurrent_gate(slot) : 0; }
+
+  // to[unit block][k][gates][V] (+)= operand^T @ d_gates for kCount gates of `blocks` unit blocks from u on,
+  // two at most where kCount is one: operand [block][r][V] with `block_stride`, `n` rows of the chunk,
+  // k < `features`.
   template <int kCount>
-  MR_INLINE void weight_product(const Real* operand, int64_t block_stride, int64_t features,
-                                int64_t n, int64_t u, int slot, bool first, Real* to) const {
+  MR_INLINE void weight_product(const Real* operand, int64_t block_stride, int64_t features, int64_t n,
+                                int64_t u, int blocks, int slot, bool first, int64_t to_block,
+                                Real* to) const {
     Operands<Reals> o;
     o.a_block = 0;
     o.block = n;
     o.b = gates_of(u, 0) + slot * kVector;
-    o.b_panel = o.c_panel = 0;
+    o.b_panel = capacity * kRow;
     o.c_row = G * kVector;
     o.c_vector = kVector;
+    o.c_panel = to_block;
     o.k = n;
     o.accumulate = !first;
     for (int64_t f = 0; f * kVector < features; ++f) {
       Tile<Reals>::each<kCount>(first_of(features, f), [&](int64_t l, int m) {
         o.a = operand + f * block_stride + l;
         o.c = to + (f * kVector + l) * G * kVector;
-        Tile<Reals>::run<kCount, 1, kVector, kRow>(m, 1, o);
+        Tile<Reals>::run<kCount, 1, kVector, kRow>(m, blocks, o);
       });
     }
   }
 
   void weight_gradients(Range units, int64_t begin, int64_t end, bool first) const {
     const int64_t start = group.offset[begin], n = group.offset[end] - start;
-    const int64_t chunk_block = capacity * kVector, kept_block = real_steps * kVector;
-    const Real* x = this->at(buffers.inputs);
+    const int64_t chunk_block = capacity * kVector;
+    const Real* const x = this->at(buffers.inputs);
+    const bool dropped = p.recurrent_dropout_gates > 0;
+    const Real* const h = dropped ? dropped_h(0, 0, 0) : kept_h(0, start);
+    const int64_t h_block = dropped ? chunk_block : real_steps * kVector;
+    const auto of_reset_h = [&](int64_t u, int blocks) {
+      weight_product<1>(this->at(buffers.reset_h), chunk_block, p.units, n, u, blocks, 2, first,
+                        d_recurrent_block(), d_recurrent(u) + 2 * kVector);
+    };
+    if (masks_each_gate()) {
+      for (int64_t u = units.begin; u < units.end; ++u) bias_gradient(u, n, first);
+      return each_slot(units, [&](int slot, int64_t u, int blocks) {
+        if (of_kernel(slot)) {
+          const int64_t mask = input_mask(slot);
+          weight_product<1>(x + mask * feature_blocks * chunk_block, chunk_block, p.features, n, u, blocks,
+                            slot, first, d_kernel_block(),
+                            d_kernel(u) + (slot - CellT::kKernelSlot) * kVector);
+        }
+        if (of_reset(slot)) {
+          of_reset_h(u, blocks);
+        } else if (of_recurrent(slot)) {
+          weight_product<1>(h + state_mask(slot) * unit_blocks * chunk_block, h_block, p.units, n, u, blocks,
+                            slot, first, d_recurrent_block(), d_recurrent(u) + slot * kVector);
+        }
+      });
+    }
     for (int64_t u = units.begin; u < units.end; ++u) {
-      Real* d_kernel = this->at(buffers.d_kernel) + u * layout.kernel_rows * G * kVector;
-      Real* d_recurrent =
-          this->at(buffers.d_recurrent_kernel) + u * layout.recurrent_rows * G * kVector;
-      if (each_input_gate) {
-        for (int g = 0; g < G; ++g) {
-          weight_product<1>(x + g * feature_blocks * chunk_block, chunk_block, p.features, n, u,
-                            CellT::kKernelSlot + g, first, d_kernel + g * kVector);
+      weight_product<G>(x, chunk_block, p.features, n, u, 1, CellT::kKernelSlot, first, 0, d_kernel(u));
+      weight_product<kTogether>(h, h_block, p.units, n, u, 1, 0, first, 0, d_recurrent(u));
+      if constexpr (CellT::kResetBefore) of_reset_h(u, 1);
+      bias_gradient(u, n, first);
+    }
+  }
+
+  // From copies in pairs: those of a unit block's gates serve all products while they are in the
+  // L1 cache.
+  void paired_weight_gradients(int part, Range units, int64_t n, bool first) const {
+    typename Chunk::Operand* const gates =
+        rows_at(buffers.gate_pairs) + part * S * size_of_vector<Chunk>(capacity);
+    Operands<Chunk> o;
+    o.accumulate = !first;
+    o.b_vector = o.b_panel = size_of_vector<Chunk>(capacity);
+    if (masks_each_gate()) {
+      for (int64_t u = units.begin; u < units.end; ++u) bias_gradient(u, n, first);
+      return each_slot(units, [&](int slot, int64_t u, int blocks) {
+        for (int v = 0; v < blocks; ++v) pair_gates<1>(u + v, slot, n, gates + v * o.b_panel);
+        if (of_kernel(slot)) {
+          o.c_panel = d_kernel_block();
+          multiply_rows<Chunk, 1, kVector>(input_rows(input_mask(slot)), p.features, n, capacity, gates, o,
+                                           G * kVector,
+                                           d_kernel(u) + (slot - CellT::kKernelSlot) * kVector, blocks);
         }
-      } else {
-        weight_product<G>(x, chunk_block, p.features, n, u, CellT::kKernelSlot, first, d_kernel);
-      }
-      if (each_recurrent_gate) {
-        for (int j = 0; j < kTogether; ++j) {
-          weight_product<1>(dropped_h(CellT::recurrent_gate(j), 0, 0), chunk_block, p.units, n, u,
-                            j, first, d_recurrent + j * kVector);
+        if (of_recurrent(slot)) {
+          o.c_panel = d_recurrent_block();
+          multiply_rows<Chunk, 1, kVector>(
+              of_reset(slot) ? rows_at(buffers.reset_h) : h_rows(state_mask(slot)), p.units, n, capacity,
+              gates, o, G * kVector, d_recurrent(u) + slot * kVector, blocks);
         }
-      } else if (p.recurrent_dropout_gates > 0) {
-        weight_product<kTogether>(dropped_h(0, 0, 0), chunk_block, p.units, n, u, 0, first,
-                                  d_recurrent);
-      } else {
-        weight_product<kTogether>(kept_h(0, start), kept_block, p.units, n, u, 0, first,
-                                  d_recurrent);
-      }
+      });
+    }
+    const auto slots_from = [&](int slot) { return gates + pair_offset<Chunk>(0, slot, S, capacity); };
+    o.c_panel = 0;
+    for (int64_t u = units.begin; u < units.end; ++u) {
+      pair_gates<S>(u, 0, n, gates);
+      multiply_rows<Chunk, G, kRow>(input_rows(0), p.features, n, capacity, slots_from(CellT::kKernelSlot), o,
+                                    G * kVector, d_kernel(u));
+      multiply_rows<Chunk, kTogether, kRow>(h_rows(0), p.units, n, capacity, gates, o, G * kVector,
+                                            d_recurrent(u));
       if constexpr (CellT::kResetBefore) {
-        weight_product<1>(this->at(buffers.reset_h), chunk_block, p.units, n, u, 2, first,
-                          d_recurrent + 2 * kVector);
+        multiply_rows<Chunk, 1, kRow>(rows_at(buffers.reset_h), p.units, n, capacity, slots_from(2), o,
+                                      G * kVector, d_recurrent(u) + 2 * kVector);
       }
       bias_gradient(u, n, first);
     }
   }
 
-  // From copies in pairs: those of one unit block's gates serve all products while they are in the
-  // L1 cache.
-  void paired_weight_gradients(int part, Range units, int64_t n, bool first) const {
-    using Operand = typename Chunk::Operand;
-    Operand* gates = rows_at(buffers.gate_pairs) + part * S * size_of_vector<Chunk>(capacity);
-    const auto slots_from = [&](int slot) { return gates + pair_offset<Chunk>(0, slot, S, capacity); };
-    Operands<Chunk> o;
-    o.accumulate = !first;
-    o.b_vector = size_of_vector<Chunk>(capacity);
-    for (int64_t u = units.begin; u < units.end; ++u) {
-      for (int j = 0; j < S; ++j) {
-        const Operand* copy = gate_operand(u, 0, j);
-        for (int64_t r = 0; r < round_up(n, kStrip); r += 2, copy += 2 * kRowOf<Chunk>) {
-          store_pairs<Chunk>(gates + pair_offset<Chunk>(r, j, S, capacity),
-                             Chunk::pair_blocks(r < n ? copy : nullptr,
-                                                r + 1 < n ? copy + kRowOf<Chunk> : nullptr));
-        }
+  // The copies of kCount slots of a unit block as pairs of rows.
+  template <int kCount>
+  void pair_gates(int64_t u, int slot, int64_t n, typename Chunk::Operand* to) const {
+    for (int j = 0; j < kCount; ++j) {
+      const typename Chunk::Operand* copy = gate_operand(u, 0, slot + j);
+      for (int64_t r = 0; r < round_up(n, kStrip); r += 2, copy += 2 * kRowOf<Chunk>) {
+        store_pairs<Chunk>(to + pair_offset<Chunk>(r, j, kCount, capacity),
+                           Chunk::pair_blocks(r < n ? copy : nullptr,
+                                              r + 1 < n ? copy + kRowOf<Chunk> : nullptr));
       }
-      multiply_rows<Chunk, G, kRow>(rows_at(buffers.inputs), p.features, n, capacity,
-                                    slots_from(CellT::kKernelSlot), o, G * kVector,
-                                    this->at(buffers.d_kernel) + u * layout.kernel_rows * G * kVector);
-      Real* d_recurrent =
-          this->at(buffers.d_recurrent_kernel) + u * layout.recurrent_rows * G * kVector;
-      multiply_rows<Chunk, kTogether, kRow>(rows_at(buffers.dropped_h), p.units, n, capacity, gates, o,
-                                            G * kVector, d_recurrent);
-      if constexpr (CellT::kResetBefore) {
-        multiply_rows<Chunk, 1, kRow>(rows_at(buffers.reset_h), p.units, n, capacity, slots_from(2), o,
-                                      G * kVector, d_recurrent + 2 * kVector);
-      }
-      bias_gradient(u, n, first);
     }
   }
 

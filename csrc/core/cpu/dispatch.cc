@@ -6,7 +6,6 @@
 #include <unistd.h>
 #endif
 
-#include <algorithm>
 #include <cstdlib>
 #include <iterator>
 #include <string>
@@ -149,10 +148,7 @@ bool splits_float32(const Problem& p) {
 }  // namespace
 
 Choice choose_kernel(const Problem& problem, std::string_view isa) {
-  const bool masks_each_gate =
-      std::max(problem.input_dropout_gates, problem.recurrent_dropout_gates) > 1;
   const bool named = !isa.empty() || !forced_isa().empty();
-  Choice choice{};
   for (const IsaTables* tables = &choose_isa(isa); tables >= kAll; --tables) {
     const KernelTable* table =
         problem.dtype == DType::kFloat64 ? tables->double_table : tables->float_table;
@@ -161,21 +157,8 @@ Choice choose_kernel(const Problem& problem, std::string_view isa) {
       if (row.cell != problem.cell || row.dtype != problem.dtype) continue;
       const bool splits = row.planes.chunk > 1;
       if (splits && !named && !splits_float32(problem)) continue;
-      // A set without a kernel of its own has the vectors of the one below it.
-      choice.vector_bytes = table->vector_bytes;
-      if (choice.forward == nullptr) {
-        choice.forward = row.forward;
-        choice.forward_planes = row.planes;
-        choice.multiply_adds = row.multiply_adds;
-        choice.sharing = sharing_cost(problem.dtype, row.planes);
-      }
-      // Backward with products of bfloat16 knows one dropout mask for all gates at most.
-      if (choice.backward == nullptr && !(row.planes.chunk > 0 && masks_each_gate)) {
-        choice.backward = row.backward;
-        choice.backward_planes = row.planes;
-      }
+      return {table->vector_bytes, row, sharing_cost(problem.dtype, row.planes)};
     }
-    if (choice.forward != nullptr && choice.backward != nullptr) return choice;
   }
   throw InvalidArgument(std::string("no kernel for cell '") + name_of(problem.cell) +
                         "' in " + name_of(problem.dtype));

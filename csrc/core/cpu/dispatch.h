@@ -33,10 +33,8 @@ const IsaTables& choose_isa(std::string_view name);
 // best one below.
 struct Choice {
   int vector_bytes;
-  Kernel forward, backward;
-  OperandPlanes forward_planes, backward_planes;
-  void (*multiply_adds)(int64_t count);  // with forward's instructions
-  SharingCost sharing;                   // on this machine
+  KernelRow kernels;
+  SharingCost sharing;  // on this machine
 };
 Choice choose_kernel(const Problem& problem, std::string_view isa);
 

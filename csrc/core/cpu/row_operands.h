@@ -52,15 +52,15 @@ inline Range strips_of(int64_t n, int part, int parts) {
 template <class K, int kVectors>
 constexpr int kAtOnce = K::kPlanes > 1 && kVectors > 2 ? 2 : kVectors;
 
-// to[k][gates][V] (+)= operand^T @ gates over `n` rows, for the first `features` values of `operand`.
-// `gates` are kVectors blocks of kRow / kVector, as b takes them.
+// to[panel][k][gates][V] (+)= operand^T @ gates over `n` rows, for the first `features` values of `operand`.
+// `gates` are kVectors blocks of kRow / kVector, as b takes them, in each of so many panels: some where there
+// is one vector. How far panels are from each other is said in `o`.
 template <class K, int kVectors, int kRow>
 MR_INLINE void multiply_rows(const typename K::Operand* operand, int64_t features, int64_t n,
                              int64_t capacity, const typename K::Operand* gates, Operands<K>& o,
-                             int64_t to_row, Real* to) {
+                             int64_t to_row, Real* to, int panels = 1) {
   const int64_t blocks = (features + kVector - 1) / kVector;
   o.b = gates;
-  o.b_panel = o.c_panel = 0;
   o.c_row = to_row;
   o.c_vector = kVector;
   if constexpr (K::kMatrix) {
@@ -71,7 +71,7 @@ MR_INLINE void multiply_rows(const typename K::Operand* operand, int64_t feature
     Tile<K>::template each<kNow>(features, [&](int64_t i, int m) {
       o.a = operand + i * kStripRow<K>;
       o.c = to + i * to_row;
-      Tile<K>::template run<kNow, kStripRow<K>, 1, kRow>(m, 1, o);
+      Tile<K>::template run<kNow, kStripRow<K>, 1, kRow>(m, panels, o);
     });
     if constexpr (kNow < kVectors) {
       multiply_rows<K, kVectors - kNow, kRow>(operand, features, n, capacity, gates + kNow * o.b_vector, o,
@@ -84,7 +84,7 @@ MR_INLINE void multiply_rows(const typename K::Operand* operand, int64_t feature
       Tile<K>::template each<kVectors>(first_of(features, f), [&](int64_t i, int m) {
         o.a = operand + f * capacity * kVector + i * K::kPair;
         o.c = to + (f * kVector + i) * to_row;
-        Tile<K>::template run<kVectors, K::kPair, kVector, kRow>(m, 1, o);
+        Tile<K>::template run<kVectors, K::kPair, kVector, kRow>(m, panels, o);
       });
     }
   }
