@@ -180,6 +180,10 @@ def _options():
             dropout = {"input_dropout": of_inputs, "recurrent_dropout": of_state}
             yield Case(**dropout)
             yield Case(mask="none", units=3, features=17, bias=False, **dropout)
+    # Operands of their own for each gate: tiles take two blocks of units, and cut rows elsewhere.
+    for sizes in ((16, 4, 32, 33), (33, 3, 65, 48), (5, 3, 17, 129), (1, 9, 129, 16), (40, 2, 3, 5)):
+        for of_inputs, of_state in (("per_gate", "per_gate"), ("", "per_gate"), ("per_gate", "")):
+            yield Case(*sizes, input_dropout=of_inputs, recurrent_dropout=of_state)
 
 
 def _activations():

@@ -291,11 +291,14 @@ def test_masked_steps_are_never_read(mask, zero_output_for_mask, cell, dtype, is
 
 
 @every_kernel
-@pytest.mark.parametrize("input_dropout", ["shared", "per_gate"])
+@pytest.mark.parametrize(
+    "dropout", [("shared", "shared"), ("per_gate", "shared"), ("per_gate", "per_gate")], ids=str
+)
 @pytest.mark.parametrize("units", [3, 17, 151])
-def test_a_row_depends_on_nothing_but_itself(units, input_dropout, cell, dtype, isa):
-    case = Case(13, 6, 17, units, mask="mixed", input_dropout=input_dropout,
-                recurrent_dropout="shared")  # fmt: skip
+def test_a_row_depends_on_nothing_but_itself(units, dropout, cell, dtype, isa):
+    of_inputs, of_state = dropout
+    case = Case(13, 6, 17, units, mask="mixed", input_dropout=of_inputs,
+                recurrent_dropout=of_state)  # fmt: skip
     arguments, gradients = cases.make_arrays(case, cell, dtype)
     everything = run(cell, arguments, gradients, isa)
 

@@ -163,6 +163,10 @@ std::vector<Case> table() {
         c.recurrent_dropout = of_state;
         cases.push_back(c);
       }
+      Case many{40, 3, 35, 50};
+      many.input_dropout = of_inputs;
+      many.recurrent_dropout = of_state;
+      cases.push_back(many);
     }
   }
   for (int i = 0; i < kActivations; ++i) {
