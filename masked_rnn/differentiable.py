@@ -1,9 +1,10 @@
-"""The fused op's mathematics in plain TensorFlow ops, for gradients of gradients only.
+"""The fused op's mathematics in plain TensorFlow ops: for gradients of gradients, and for XLA.
 
 `MaskedRnnGrad` is a kernel, so TensorFlow cannot differentiate it.  Its own gradient is taken
 here instead: the forward computation is written out as a `tf.while_loop` and differentiated
 twice.  All of it is made of TensorFlow ops, so a third order and more follow by themselves.  Slow,
-and rarely asked for (gradient penalties, Hessians).
+and rarely asked for (gradient penalties, Hessians).  Nor can XLA compile the kernel: functions that
+it compiles run the same loop.
 
 Formulas: Keras's generic path (`keras.layers.GRUCell`, `LSTMCell`, `SimpleRNNCell`).
 """
@@ -144,11 +145,28 @@ def forward(tensors: Tensors, options: Options):
         return time + 1, outputs.write(time, new_y), new_y, new_h, new_c
 
     _, outputs, y, h, c = tf.while_loop(
-        lambda time, *_: time < steps, body, (0, outputs, zeros, h, c)
-    )
+        lambda time, *_: time < steps, body, (0, outputs, zeros, h, c),
+        maximum_iterations=steps,  # XLA needs it for gradients
+    )  # fmt: skip
     if options.return_sequences:
         y = tf.transpose(outputs.stack(), [1, 0, 2])
     return y, h, c if options.cell == "lstm" else None
+
+
+def in_place_of_op(tensors: Tensors, options: Options):
+    """What `masked_rnn.ops.rnn` returns, computed by `forward`; any floating dtype."""
+    dtype = tensors.inputs.dtype
+    results = forward(Tensors(*[_widen(x, dtype) for x in tensors]), options)
+    outputs, state_h, state_c = [None if y is None else tf.cast(y, dtype) for y in results]
+    return outputs, state_h, tf.zeros([0], dtype) if state_c is None else state_c
+
+
+def _widen(x, dtype):
+    """As the kernels do, 16-bit types are computed in float32. Masks and None stay."""
+    if x is None or x.dtype == tf.bool:
+        return x
+    # The copy is a tensor of this graph, also where x is another graph's.
+    return tf.cast(tf.identity(x), dtype if dtype == tf.float64 else tf.float32)
 
 
 def gradient_of_gradient(tensors, options, d_results, upstream):
@@ -169,16 +187,9 @@ def gradient_of_gradient(tensors, options, d_results, upstream):
     if not weights or all(d is None for d in d_results):
         return Tensors(*[None] * len(tensors)), [None] * len(d_results)
     dtype = tensors.inputs.dtype
-    # As the kernels do, 16-bit types are computed in float32.
-    wide = dtype if dtype == tf.float64 else tf.float32
-
-    def widen(x):
-        # The copy is a tensor of this graph, also where x is another graph's.
-        return x if x is None or x.dtype == tf.bool else tf.cast(tf.identity(x), wide)
-
-    tensors = Tensors(*[widen(x) for x in tensors])
-    d_results = [widen(x) for x in d_results]
-    weights = {n: widen(u) for n, u in weights.items()}
+    tensors = Tensors(*[_widen(x, dtype) for x in tensors])
+    d_results = [_widen(x, dtype) for x in d_results]
+    weights = {n: _widen(u, dtype) for n, u in weights.items()}
     sources = [getattr(tensors, n) for n in given]
     wanted = sources + [d for d in d_results if d is not None]
 

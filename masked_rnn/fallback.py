@@ -1,4 +1,4 @@
-"""What happens, and what is said, when the fused op cannot take a layer.
+"""What happens, and what is said, when the fused op cannot take a layer or a function's call.
 
 The environment variable MASKED_RNN_FALLBACK decides, at every call: `warn` (the default, once a
 layer), `allow` (say nothing) or `error`.
@@ -15,7 +15,8 @@ _CHOICES = ("warn", "allow", "error")
 
 
 class FallbackWarning(UserWarning):
-    """A layer runs Keras's generic loop in place of the fused op: same numbers, slower."""
+    """Keras's generic loop (a layer), or one in TensorFlow operations (a function), runs in place of
+    the fused op: same numbers, slower."""
 
 
 class Row(NamedTuple):
@@ -79,22 +80,32 @@ def report(layer: Any, reason: str) -> None:
         RuntimeError: MASKED_RNN_FALLBACK=error.
         ValueError: MASKED_RNN_FALLBACK is something unknown.
     """
+    what = f"masked_rnn.{type(layer).__name__} '{layer.name}' runs Keras's generic loop"
+    if _say(f"{what}, not the fused op: {reason}.", said=layer._warned_of_fallback):
+        layer._warned_of_fallback = True
+
+
+def report_function(cell: str, reason: str) -> None:
+    """The same for a call of a function, whose `cell` is a name that `ops.rnn` takes."""
+    _say(f"A masked_rnn function ({cell}) runs TensorFlow operations step by step, not the fused op: "
+         f"{reason}.")  # fmt: skip
+
+
+def _say(message, said=False):
+    """-> whether it has warned. `said`: it need not again."""
     choice = os.environ.get("MASKED_RNN_FALLBACK", "") or "warn"
     if choice not in _CHOICES:
         raise ValueError(
             f"The environment variable MASKED_RNN_FALLBACK is {choice!r}, needed is one of "
             f"{', '.join(_CHOICES)}."
         )
-    message = (
-        f"masked_rnn.{type(layer).__name__} '{layer.name}' runs Keras's generic loop, not the "
-        f"fused op: {reason}."
-    )
     if choice == "error":
         raise RuntimeError(f"{message} (MASKED_RNN_FALLBACK=error)")
-    if choice == "warn" and not layer._warned_of_fallback:
-        layer._warned_of_fallback = True
-        advice = "MASKED_RNN_FALLBACK=allow silences this, MASKED_RNN_FALLBACK=error forbids it."
-        warnings.warn(f"{message} {advice}", FallbackWarning, stacklevel=2)
+    if choice == "allow" or said:
+        return False
+    advice = "MASKED_RNN_FALLBACK=allow silences this, MASKED_RNN_FALLBACK=error forbids it."
+    warnings.warn(f"{message} {advice}", FallbackWarning, stacklevel=3)
+    return True
 
 
 def _walk(layer, prefix, rows, seen, recurrent):

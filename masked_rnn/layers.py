@@ -17,15 +17,7 @@ import tensorflow as tf
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
-from masked_rnn import cells, checks, fallback, forked, gpu, old_models, ragged
-
-try:
-    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
-except ImportError:  # pragma: no cover
-
-    def GraphOrParentsInXlaContext(graph):
-        return False
-
+from masked_rnn import cells, checks, fallback, forked, gpu, old_models, ragged, xla
 
 # Kept here, as some replace keras.layers.RNN by ours.
 KerasRNN = keras.layers.RNN
@@ -177,8 +169,8 @@ class _FusedLayer:
             computed, and stands in both places.
         """
         reason = self._fallback_reason()
-        if reason is None and _under_xla():
-            reason = "it is being compiled by XLA (jit_compile=True), which has no kernel for it"
+        if reason is None and xla.compiles():
+            reason = xla.REASON
         if reason is not None:
             fallback.report(self, reason)
             cells.leave_dropout(self.cell, sequences, self.compute_dtype)
@@ -529,12 +521,6 @@ def _remember_model():
     context = get_global_attribute("current_call_ctx")
     if context is not None:
         forked.remember(context.entry_layer)
-
-
-def _under_xla():
-    if tf.executing_eagerly():
-        return False
-    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def _unnested(mask):

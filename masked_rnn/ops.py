@@ -1,13 +1,16 @@
 """The fused op, its gradients, and the functions `gru` and `lstm` on it.
 
-`rnn` is the one place that calls the kernel; the layers and the functions both go through it.
+`rnn` is the one place that calls the kernel; the layers and the functions both go through it. Under XLA,
+which the kernel does not know, it runs `differentiable`.
 """
 
 from typing import Any, Optional, Tuple
 
 import tensorflow as tf
 
-from masked_rnn import activations, checks, differentiable, forked, gpu, library, ragged
+from masked_rnn import (
+    activations, checks, differentiable, fallback, forked, gpu, library, ragged, xla,
+)  # fmt: skip
 from masked_rnn.flags import flag
 
 try:  # Not public, but what TensorFlow's own custom gradients use.
@@ -64,6 +67,18 @@ def rnn(
         RuntimeError: the process was forked from one that had used TensorFlow.
     """
     forked.check()
+    if xla.compiles():
+        fallback.report_function(cell, xla.REASON)
+        return differentiable.in_place_of_op(
+            differentiable.Tensors(
+                inputs, kernel, recurrent_kernel, bias, mask, initial_h, initial_c, input_dropout,
+                recurrent_dropout,
+            ),
+            differentiable.Options(
+                cell, activation, recurrent_activation, go_backwards, zero_output_for_mask,
+                return_sequences,
+            ),
+        )  # fmt: skip
     absent, no_mask = _absent(inputs.dtype)
     tensors = [
         inputs,

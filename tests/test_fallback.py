@@ -172,6 +172,75 @@ def test_under_xla_keras_loop_runs(name, mask):
     check_equal(gradient, tape.gradient(loss, clean))
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["gru", "gru_reset_before", "lstm"])
+def test_functions_run_tensorflow_operations_under_xla(name, dtype, monkeypatch):
+    rng = np.random.default_rng(2)
+    gates = 4 if name == "lstm" else 3
+
+    def draw(*shape):
+        return tf.cast(rng.standard_normal(shape), dtype)
+
+    x = make_x()
+    x[~MASK] = np.nan
+    bias = draw(2, gates * H) if name == "gru" else draw(gates * H)
+    weights = [tf.cast(x, dtype), draw(F, gates * H), draw(H, gates * H), bias]
+    states = draw(B, H), draw(B, H)
+    options = {"go_backwards": True, "zero_output_for_mask": name == "gru"}
+    if name == "lstm":
+        function = masked_rnn.lstm
+    else:
+        function, states = masked_rnn.gru, states[0]
+        options["reset_after"] = name == "gru"
+
+    def step(*weights):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            results = tf.nest.flatten(
+                function(*weights, mask=MASK, initial_state=states, **options)
+            )
+            loss = sum(tf.reduce_sum(y**2) for y in results)
+        return results, tape.gradient(loss, weights)
+
+    want = step(*weights)
+    with pytest.warns(masked_rnn.FallbackWarning, match=f"{name}.*XLA"):
+        got = tf.function(step, jit_compile=True)(*weights)
+    tolerance = {"float64": 1e-13, "float32": 1e-5, "bfloat16": 5e-2}[dtype]
+    for a, b in zip(tf.nest.flatten(got), tf.nest.flatten(want)):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        a, b = (tf.cast(y, "float64").numpy() for y in (a, b))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1, np.max(np.abs(b))))
+
+    monkeypatch.setenv("MASKED_RNN_FALLBACK", "error")
+    with pytest.raises(RuntimeError, match="MASKED_RNN_FALLBACK=error"):
+        tf.function(step, jit_compile=True)(*weights)
+
+
+def test_function_under_xla_with_unknown_sizes(allowed):
+    @tf.function(
+        jit_compile=True,
+        input_signature=[tf.TensorSpec([None, None, F]), tf.TensorSpec([None], tf.int32)],
+    )
+    def compiled(x, lengths):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y, state = masked_rnn.gru(x, kernel, recurrent_kernel, sequence_length=lengths)
+            loss = tf.reduce_sum(y) + tf.reduce_sum(state)
+        return y, tape.gradient(loss, x)
+
+    rng = np.random.default_rng(3)
+    kernel = rng.standard_normal((F, 3 * H)).astype("float32")
+    recurrent_kernel = rng.standard_normal((H, 3 * H)).astype("float32")
+    x = make_x("float32")
+    for lengths in ([5, 0, 2, 1], [4, 4, 1]):
+        part = tf.constant(x[: len(lengths)])
+        got, gradient = compiled(part, lengths)
+        want, _ = masked_rnn.gru(part, kernel, recurrent_kernel, sequence_length=lengths)
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+        padding = np.arange(T) >= np.array(lengths)[:, None]
+        assert np.all(gradient.numpy()[padding] == 0) and np.any(gradient)
+
+
 @both
 def test_sequence_length_and_files_of_a_layer_that_falls_back(name, allowed, tmp_path):
     layer = CLASSES[name][1](H, activation=custom, return_sequences=True)
