@@ -27,6 +27,7 @@ SETTINGS = tuple(
         ("fifo", "lifo", "7"), ("1000", "4", "8", "16"), ("0", "12")
     )
 )
+UNITS_OF_LARGE = "32"  # of a block, where shared memory does not hold the weights of all units
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -47,6 +48,8 @@ def test_cases(number, case, cell, setting):
     """Each case in one of the dtypes, under one of the settings, in turn."""
     number += CELLS.index(cell)
     setting(**SETTINGS[number % len(SETTINGS)])
+    if case.units > 100:
+        setting(CUSIM_UNITS=UNITS_OF_LARGE)
     check(case, cell, DTYPES[number % len(DTYPES)])
 
 
@@ -54,7 +57,9 @@ def test_cases(number, case, cell, setting):
 @every_dtype
 @pytest.mark.parametrize("number, case", list(enumerate(SIZES)), ids=lambda v: str(v))
 def test_sizes(number, case, dtype, cell, setting):
-    units = "32" if case.units > 100 else SETTINGS[number % len(SETTINGS)]["CUSIM_UNITS"]
+    units = SETTINGS[number % len(SETTINGS)]["CUSIM_UNITS"]
+    if case.units > 100:
+        units = UNITS_OF_LARGE
     setting(CUSIM_ORDER=str(number), CUSIM_UNITS=units)
     check(case, cell, dtype)
 
