@@ -88,8 +88,6 @@ struct Backward : Worker<Storage> {
     });
   }
 
-  bool masks_each_gate() const { return each_input_gate || each_recurrent_gate; }
-
   // Between two stages lies one step: the product of the step after with recurrent_kernel^T needs
   // that step's gradients of all units, and gives d_h of this thread's own.
   void time_loop() const {
@@ -375,11 +373,11 @@ struct Backward : Worker<Storage> {
   // unit; or slot by slot where gates have dropout masks of their own. So each product's are one range.
   // Without copies they read d_gates, all slots of a unit together.
   int first_like(int slot) const {
-    if (masks_each_gate()) return slot;
+    if (p.masks_each_gate()) return slot;
     return slot < CellT::kKernelSlot ? 0 : slot < kTogether ? CellT::kKernelSlot : kTogether;
   }
   int end_like(int slot) const {
-    if (masks_each_gate()) return slot + 1;
+    if (p.masks_each_gate()) return slot + 1;
     return slot < CellT::kKernelSlot ? CellT::kKernelSlot : slot < kTogether ? kTogether : S;
   }
   // Block of the j-th of `count` slots from `slot` on, counted from the first of their range.
@@ -764,7 +762,7 @@ struct Backward : Worker<Storage> {
       weight_product<1>(this->at(buffers.reset_h), chunk_block, p.units, n, u, blocks, 2, first,
                         d_recurrent_block(), d_recurrent(u) + 2 * kVector);
     };
-    if (masks_each_gate()) {
+    if (p.masks_each_gate()) {
       for (int64_t u = units.begin; u < units.end; ++u) bias_gradient(u, n, first);
       return each_slot(units, [&](int slot, int64_t u, int blocks) {
         if (of_kernel(slot)) {
@@ -797,7 +795,7 @@ struct Backward : Worker<Storage> {
     Operands<Chunk> o;
     o.accumulate = !first;
     o.b_vector = o.b_panel = size_of_vector<Chunk>(capacity);
-    if (masks_each_gate()) {
+    if (p.masks_each_gate()) {
       for (int64_t u = units.begin; u < units.end; ++u) bias_gradient(u, n, first);
       return each_slot(units, [&](int slot, int64_t u, int blocks) {
         for (int v = 0; v < blocks; ++v) pair_gates<1>(u + v, slot, n, gates + v * o.b_panel);

@@ -135,7 +135,7 @@ struct Tile {
   static constexpr bool kFetchesNext = true;
   static constexpr int most_rows(int vectors) { return vector_rows(vectors); }
   static constexpr int panels_at_once(int rows, int vectors) { return vector_panels(rows, vectors); }
-  static constexpr int rows_written(int rows) { return rows; }
+  static constexpr int rows_written(int rows) { return rows; }  // of c, by a tile of so many
 
   // Of `left` panels those of the next tile, at most `wide`: two at least where there are any, as one
   // would wait for its few accumulators.
