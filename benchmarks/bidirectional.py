@@ -8,8 +8,6 @@ and weights); the two take turns, medians are printed. Packing and unpacking cou
 
 import argparse
 import os
-import statistics
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -21,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import masked_rnn
+from benchmarks.layer_steps import medians, training_step
 
 CASES = (
     ("GRU", 32, 128, 64, 128),
@@ -43,14 +42,7 @@ def ours(cell, units, inputs, mask):
     def forward():
         return layer(inputs, mask=mask)
 
-    @tf.function(autograph=False)
-    def training():
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            loss = tf.reduce_sum(layer(inputs, mask=mask))
-        return tape.gradient(loss, [inputs, *[w.value for w in layer.trainable_weights]])
-
-    return forward, training
+    return forward, training_step(layer, inputs, mask)
 
 
 def torch_packed(cell, units, inputs, lengths):
@@ -96,14 +88,8 @@ def main():
         mine = ours(cell, units, inputs, mask)
         theirs = torch_packed(cell, units, inputs, lengths)
         for name, *pair in zip(("forward", "training"), mine, theirs):
-            seconds = [[], []]
-            for round_number in range(options.rounds + 1):
-                for function, times in zip(pair, seconds):
-                    start = time.perf_counter()
-                    function()
-                    if round_number:  # the first is to warm up
-                        times.append(time.perf_counter() - start)
-            a, b = (1e3 * statistics.median(times) for times in seconds)
+            seconds = medians(dict(enumerate(pair)), options.rounds)
+            a, b = 1e3 * seconds[0], 1e3 * seconds[1]
             case = f"{cell} {batch},{steps},{features},{units}"
             table.add_row(case, name, f"{a:.1f}", f"{b:.1f}", f"{b / a:.2f}")
     Console().print(table)

@@ -9,8 +9,6 @@ are printed. With recurrent_dropout Keras draws masks for each gate, and so do w
 
 import argparse
 import os
-import statistics
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -21,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import masked_rnn
+from benchmarks.layer_steps import medians, training_step
 
 CASES = (
     ("GRU", 32, 128, 64, 128),
@@ -38,30 +37,9 @@ OPTIONS = {
 
 
 def training(layer, inputs, mask):
-    """A function that takes the gradients of `layer` once, in a tf.function."""
     inputs, mask = tf.constant(inputs), tf.constant(mask)
     layer(inputs, mask=mask)
-
-    @tf.function(autograph=False)
-    def step():
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            loss = tf.reduce_sum(layer(inputs, mask=mask, training=True))
-        return tape.gradient(loss, [inputs, *[w.value for w in layer.trainable_weights]])
-
-    return lambda: step()[-1].numpy()
-
-
-def medians(functions, rounds):
-    """{key: median seconds} of {key: function}; in every round each is called once."""
-    seconds = {key: [] for key in functions}
-    for round_number in range(rounds + 1):
-        for key, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if round_number:  # the first is to warm up
-                seconds[key].append(time.perf_counter() - start)
-    return {key: statistics.median(times) for key, times in seconds.items()}
+    return training_step(layer, inputs, mask)
 
 
 def main():
