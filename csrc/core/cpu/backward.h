@@ -309,9 +309,10 @@ struct Backward : Worker<Storage> {
     const int64_t n = end - start;
     const int64_t* source = &group.input[start];
     const Range mine = strips_of(n, part, parts);
+    const bool masked = p.input_dropout_gates > 0 || p.recurrent_dropout_gates > 0;
     for (int64_t strip = mine.begin; strip < mine.end; ++strip) {
-      int64_t batch_row[kStrip];
-      for (int64_t r = strip * kStrip; r < least(n, (strip + 1) * kStrip); ++r) {
+      int64_t batch_row[kStrip] = {};
+      for (int64_t r = strip * kStrip; masked && r < least(n, (strip + 1) * kStrip); ++r) {
         batch_row[r % kStrip] = source[r] / p.time;
       }
       const auto pack = [&](int64_t blocks, typename Chunk::Operand* to, const auto& value) {
