@@ -1,77 +1,44 @@
 // Backward: from the last packed step to the first, a chunk of steps at a time. Within a chunk
 // the pointwise phase and the product with recurrent_kernel^T go step by step; then the chunk's
-// gradients of the gates meet kernel^T (d_inputs), the inputs and the states (weight gradients)
+// gradients of the gates meet kernel^T (d_inputs), the inputs and the states (weight_gradients.h)
 // while they are in the cache. Every group sums its own weight gradients; they are added in
 // order at the end, so that a run repeats bit for bit.
-//
-// Where a machine multiplies bfloat16 values, these read copies, rounded or in planes (operands.h): of
-// the gates' gradients written beside them, of inputs and states packed in pairs of rows
-// (row_operands.h).
 #pragma once
 
-#include "row_operands.h"
+#include "weight_gradients.h"
 
 namespace masked_rnn {
 namespace {
 
 template <class CellT, class Acts, class Storage>
-struct Backward : Worker<Storage> {
-  using Base = Worker<Storage>;
+struct Backward : GateGradients<CellT, Storage> {
+  using Base = GateGradients<CellT, Storage>;
   using Step = typename Base::Step;
   using Chunk = typename Base::Chunk;
   using StepTile = Tile<Step>;
-  using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks,
-      Base::feature_blocks;
-  static constexpr int G = CellT::kGates, S = CellT::kSlots;
-  static constexpr int kRow = S * kVector;  // stride of d_gates between rows
-  static constexpr int kTogether = CellT::kResetBefore ? 2 : G;
+  using Weights = WeightGradients<CellT, Storage>;
+  using Base::group, Base::job, Base::p, Base::parts, Base::rows, Base::unit_blocks, Base::feature_blocks;
+  using Base::layout, Base::buffers, Base::capacity, Base::d_gates, Base::each_input_gate,
+      Base::each_recurrent_gate;
+  using Base::G, Base::S, Base::kRow, Base::kTogether, Base::kCopies, Base::kStepCopies;
+  using Base::kept_h, Base::kept_c, Base::saved, Base::gates_of, Base::gate_operand, Base::put_gate,
+      Base::rows_at, Base::input_rows, Base::h_rows, Base::dropped_h;
   static constexpr int kWidest = 4;  // vectors in a panel
-  // Whether the products of a chunk read copies of the gates' gradients, and those of a step too.
-  static constexpr bool kCopies = Chunk::kPair > 1, kStepCopies = Step::kPair > 1;
   template <class K>  // the largest tile
   static constexpr int kProduct = Tile<K>::most_rows(kWidest) * kWidest * kVector;
 
   Backward(const Job& job, Member& member, int group_index)
       : Base(job, member, group_index),
         acts(p),
-        layout(*job.backward_layout),
-        buffers(layout.groups[this->group_index]),
-        reserve(job.reserve_layout->groups[this->group_index]),
-        capacity(buffers.capacity),
-        real_steps(group.real_steps()),
         width(layout.unit_panel),
-        d_gates(this->at(buffers.d_gates)),
         d_h(this->at(buffers.d_h)),
         d_c(this->at(buffers.d_c)),
-        d_outputs(this->in(job.gradients.d_outputs)),
-        each_input_gate(p.input_dropout_gates > 1),
-        each_recurrent_gate(p.recurrent_dropout_gates > 1),
-        before(*this) {}
-
-  // Where the copies of gates' gradients (below) of each slot's range begin, in blocks; of slot S, where
-  // the last ends.
-  struct Before {
-    int64_t blocks[S + 1] = {};
-
-    explicit Before(const Backward& b) {
-      for (int slot = 0, end; slot < S; slot = end) {
-        end = b.end_like(slot);
-        const int64_t next = blocks[slot] + whole_blocks<Chunk>(b.unit_blocks * (end - slot));
-        for (int j = slot + 1; j < end; ++j) blocks[j] = blocks[slot];
-        blocks[end] = next;
-      }
-    }
-  };
+        d_outputs(this->in(job.gradients.d_outputs)) {}
 
   const Acts acts;
-  const BackwardLayout& layout;
-  const BackwardLayout::PerGroup& buffers;
-  const ReserveLayout::PerGroup& reserve;
-  const int64_t capacity, real_steps, width;
-  Real *const d_gates, *const d_h, *const d_c;
+  const int64_t width;
+  Real *const d_h, *const d_c;
   const Storage* const d_outputs;
-  const bool each_input_gate, each_recurrent_gate;
-  const Before before;
 
   static void run(const Job& job, Member& member) {
     [[maybe_unused]] const MatrixRegisters registers{};
@@ -84,7 +51,7 @@ struct Backward : Worker<Storage> {
     }
     member.each(job.threads(), [&](int share) {
       shared.finish_rows(share);
-      shared.sum_weight_gradients(share);
+      Weights(shared).sum_groups(share);
     });
   }
 
@@ -99,7 +66,7 @@ struct Backward : Worker<Storage> {
           const Range panels = panels_of(part), units = units_of(panels);
           if (s == group.steps() - 1) {
             start_gradients(units);
-            fill_half_blocks(part);
+            this->fill_half_blocks(part);
           }
           if (s == end - 1) gather(part, units, begin, end);
           if (s < end - 1) pass_to_state(panels, s + 1, start);
@@ -122,12 +89,7 @@ struct Backward : Worker<Storage> {
         const Range panels = panels_of(part), units = units_of(panels);
         pass_to_state(panels, begin, start);
         input_gradients(part, begin, end);
-        const bool first = end == group.steps();
-        if constexpr (kCopies) {
-          paired_weight_gradients(part, units, group.offset[end] - start, first);
-        } else {
-          weight_gradients(units, begin, end, first);
-        }
+        Weights(*this).add(part, units, begin, end);
         if (begin == 0) put_initial_states(units);
       });
       end = begin;
@@ -150,7 +112,7 @@ struct Backward : Worker<Storage> {
   template <class K, class Gate>
   void pack_transposed(const void* weights, int64_t n, int64_t panel_width, int slot, int count,
                        const Gate& gate, Range mine, typename K::Operand* to) const {
-    const int64_t blocks = (n + kVector - 1) / kVector, depth = depth_of<K>(slot, count);
+    const int64_t blocks = (n + kVector - 1) / kVector, depth = this->template depth_of<K>(slot, count);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
       const int64_t first = q * panel_width, vectors = least(panel_width, blocks - first);
       typename K::Operand* panel = to + first * size_of_vector<K>(depth);
@@ -167,7 +129,7 @@ struct Backward : Worker<Storage> {
             for (int c = 0; c < kVector; ++c, row += G * p.units) {
               columns[c] = c < known ? load_first(row, this->unit_count(u)) : zeros();
             }
-            const int64_t begin = block_of<K>(u, slot, count, j) * kVector;
+            const int64_t begin = this->template block_of<K>(u, slot, count, j) * kVector;
             K::transpose_columns(columns, [&](int k, int plane, typename K::Vector vector) {
               K::store_vector(panel + pair_offset<K>(begin + k, v, vectors, depth) + plane * kPlaneOf<K>,
                               vector);
@@ -345,72 +307,6 @@ struct Backward : Worker<Storage> {
     }
   }
 
-  typename Chunk::Operand* rows_at(Buffer buffer) const {
-    return this->template operands_at<Chunk>(buffer);
-  }
-  // The packed rows of dropout mask d.
-  typename Chunk::Operand* input_rows(int64_t d) const {
-    return rows_at(buffers.inputs) + d * feature_blocks * capacity * kVector * Chunk::kPlanes;
-  }
-  typename Chunk::Operand* h_rows(int64_t d) const {
-    return rows_at(buffers.dropped_h) + d * unit_blocks * capacity * kVector * Chunk::kPlanes;
-  }
-  Real* dropped_h(int64_t d, int64_t u, int64_t r) const {
-    return this->at(buffers.dropped_h) + ((d * unit_blocks + u) * capacity + r) * kVector;
-  }
-  const Real* kept_h(int64_t u, int64_t n) const {
-    return this->reserve_at(reserve.h) + (u * real_steps + n) * kVector;
-  }
-  const Real* kept_c(int64_t u, int64_t n) const {
-    return this->reserve_at(reserve.c) + (u * real_steps + n) * kVector;
-  }
-  const Real* saved(int64_t u, int64_t n) const {
-    return this->reserve_at(reserve.saved) + (u * real_steps + n) * kRow;
-  }
-  Real* gates_of(int64_t u, int64_t r) const { return d_gates + (u * capacity + r) * kRow; }
-
-  // The products with transposed weights read the copies in this order of blocks of k: slots that
-  // only the recurrent kernel's reads, those of both, those that it does not read, each unit by
-  // unit; or slot by slot where gates have dropout masks of their own. So each product's are one range.
-  // Without copies they read d_gates, all slots of a unit together.
-  int first_like(int slot) const {
-    if (p.masks_each_gate()) return slot;
-    return slot < CellT::kKernelSlot ? 0 : slot < kTogether ? CellT::kKernelSlot : kTogether;
-  }
-  int end_like(int slot) const {
-    if (p.masks_each_gate()) return slot + 1;
-    return slot < CellT::kKernelSlot ? CellT::kKernelSlot : slot < kTogether ? kTogether : S;
-  }
-  // Block of the j-th of `count` slots from `slot` on, counted from the first of their range.
-  template <class K>
-  int64_t block_of(int64_t u, int slot, int count, int j) const {
-    if constexpr (K::kPair == 1) return u * count + j;
-    const int first = first_like(slot + j);
-    return before.blocks[first] - before.blocks[slot] + u * (end_like(first) - first) + (slot + j - first);
-  }
-  template <class K>
-  int64_t depth_of(int slot, int count) const {
-    if constexpr (K::kPair == 1) return unit_blocks * count * kVector;
-    return (before.blocks[slot + count] - before.blocks[slot]) * kVector;
-  }
-
-  // Where the copy of a slot's gradient goes.
-  typename Chunk::Operand* gate_operand(int64_t u, int64_t r, int slot) const {
-    return rows_at(buffers.gate_operands) +
-           block_offset<Chunk>(block_of<Chunk>(u, 0, S, slot), r, capacity);
-  }
-  // Zeros where the slots of a range fill but the first half of its last block.
-  void fill_half_blocks(int part) const {
-    for (int slot = 0; kCopies && slot < S; slot = end_like(slot)) {
-      this->template fill_half_block<Chunk>(gate_operand(0, 0, slot),
-                                            unit_blocks * (end_like(slot) - slot), capacity,
-                                            share_of(capacity, part, parts));
-    }
-  }
-  MR_INLINE void put_gate(int64_t u, int64_t r, int slot, V d) const {
-    store(gates_of(u, r) + slot * kVector, d);
-    if constexpr (kCopies) Chunk::store_block(gate_operand(u, r, slot), d);
-  }
   V recurrent_mask(int64_t d, int64_t i, int64_t u) const {
     return this->dropout(p.recurrent_dropout, d, group.row[i], u, p.units);
   }
@@ -527,7 +423,7 @@ struct Backward : Worker<Storage> {
                                  const typename K::Operand* panel, Operands<K>& o) const {
     constexpr bool kFromCopies = K::kPair > 1;
     constexpr int kStride = kFromCopies ? kRowOf<K> : kRow;
-    o.k = depth_of<K>(slot, kCount);
+    o.k = this->template depth_of<K>(slot, kCount);
     if constexpr (kFromCopies) {
       o.a = gate_operand(0, r, slot);
       o.a_block = capacity * kRowOf<K>;
@@ -552,7 +448,7 @@ struct Backward : Worker<Storage> {
   template <class K>
   const typename K::Operand* panel_of(const typename K::Operand* panels, int64_t panel_width, int slot,
                                       int count, int64_t q) const {
-    return panels + q * panel_width * size_of_vector<K>(depth_of<K>(slot, count));
+    return panels + q * panel_width * size_of_vector<K>(this->template depth_of<K>(slot, count));
   }
   const typename Step::Operand* recurrent_panel(int slot, int count, int64_t q) const {
     return panel_of<Step>(recurrent_panels(slot), width, slot, count, q);
@@ -696,224 +592,6 @@ struct Backward : Worker<Storage> {
         }
       });
     }
-  }
-
-  // --- weight gradients ------------------------------------------------------------------------
-
-  // Where a unit block's gradients lie; from block to block of one gate.
-  Real* d_kernel(int64_t u) const { return this->at(buffers.d_kernel) + u * d_kernel_block(); }
-  Real* d_recurrent(int64_t u) const {
-    return this->at(buffers.d_recurrent_kernel) + u * d_recurrent_block();
-  }
-  int64_t d_kernel_block() const { return layout.kernel_rows * G * kVector; }
-  int64_t d_recurrent_block() const { return layout.recurrent_rows * G * kVector; }
-
-  // Where gates have dropout masks of their own, f(slot, first unit block, blocks): slot by slot, so that
-  // the operand of one gate at a time fills the cache, and two blocks at once, as one vector does not keep a
-  // machine busy.
-  template <class F>
-  MR_INLINE void each_slot(Range units, const F& f) const {
-    for (int slot = 0; slot < S; ++slot) {
-      for (int64_t u = units.begin; u < units.end; u += 2) {
-        f(slot, u, static_cast<int>(least(2, units.end - u)));
-      }
-    }
-  }
-  static constexpr bool of_kernel(int slot) { return slot >= CellT::kKernelSlot; }
-  static constexpr bool of_recurrent(int slot) { return slot < G; }
-  static constexpr bool of_reset(int slot) { return CellT::kResetBefore && slot == 2; }
-  // The mask of a slot's operand.
-  int input_mask(int slot) const { return each_input_gate ? slot - CellT::kKernelSlot : 0; }
-  int state_mask(int slot) const { return each_recurrent_gate ? CellT::recurrent_gate(slot) : 0; }
-
-  // to[unit block][k][gates][V] (+)= operand^T @ d_gates for kCount gates of `blocks` unit blocks from u on,
-  // two at most where kCount is one: operand [block][r][V] with `block_stride`, `n` rows of the chunk,
-  // k < `features`.
-  template <int kCount>
-  MR_INLINE void weight_product(const Real* operand, int64_t block_stride, int64_t features, int64_t n,
-                                int64_t u, int blocks, int slot, bool first, int64_t to_block,
-                                Real* to) const {
-    Operands<Reals> o;
-    o.a_block = 0;
-    o.block = n;
-    o.b = gates_of(u, 0) + slot * kVector;
-    o.b_panel = capacity * kRow;
-    o.c_row = G * kVector;
-    o.c_vector = kVector;
-    o.c_panel = to_block;
-    o.k = n;
-    o.accumulate = !first;
-    for (int64_t f = 0; f * kVector < features; ++f) {
-      Tile<Reals>::each<kCount>(first_of(features, f), [&](int64_t l, int m) {
-        o.a = operand + f * block_stride + l;
-        o.c = to + (f * kVector + l) * G * kVector;
-        Tile<Reals>::run<kCount, 1, kVector, kRow>(m, blocks, o);
-      });
-    }
-  }
-
-  void weight_gradients(Range units, int64_t begin, int64_t end, bool first) const {
-    const int64_t start = group.offset[begin], n = group.offset[end] - start;
-    const int64_t chunk_block = capacity * kVector;
-    const Real* const x = this->at(buffers.inputs);
-    const bool dropped = p.recurrent_dropout_gates > 0;
-    const Real* const h = dropped ? dropped_h(0, 0, 0) : kept_h(0, start);
-    const int64_t h_block = dropped ? chunk_block : real_steps * kVector;
-    const auto of_reset_h = [&](int64_t u, int blocks) {
-      weight_product<1>(this->at(buffers.reset_h), chunk_block, p.units, n, u, blocks, 2, first,
-                        d_recurrent_block(), d_recurrent(u) + 2 * kVector);
-    };
-    if (p.masks_each_gate()) {
-      for (int64_t u = units.begin; u < units.end; ++u) bias_gradient(u, n, first);
-      return each_slot(units, [&](int slot, int64_t u, int blocks) {
-        if (of_kernel(slot)) {
-          const int64_t mask = input_mask(slot);
-          weight_product<1>(x + mask * feature_blocks * chunk_block, chunk_block, p.features, n, u, blocks,
-                            slot, first, d_kernel_block(),
-                            d_kernel(u) + (slot - CellT::kKernelSlot) * kVector);
-        }
-        if (of_reset(slot)) {
-          of_reset_h(u, blocks);
-        } else if (of_recurrent(slot)) {
-          weight_product<1>(h + state_mask(slot) * unit_blocks * chunk_block, h_block, p.units, n, u, blocks,
-                            slot, first, d_recurrent_block(), d_recurrent(u) + slot * kVector);
-        }
-      });
-    }
-    for (int64_t u = units.begin; u < units.end; ++u) {
-      weight_product<G>(x, chunk_block, p.features, n, u, 1, CellT::kKernelSlot, first, 0, d_kernel(u));
-      weight_product<kTogether>(h, h_block, p.units, n, u, 1, 0, first, 0, d_recurrent(u));
-      if constexpr (CellT::kResetBefore) of_reset_h(u, 1);
-      bias_gradient(u, n, first);
-    }
-  }
-
-  // From copies in pairs: those of a unit block's gates serve all products while they are in the
-  // L1 cache.
-  void paired_weight_gradients(int part, Range units, int64_t n, bool first) const {
-    typename Chunk::Operand* const gates =
-        rows_at(buffers.gate_pairs) + part * S * size_of_vector<Chunk>(capacity);
-    Operands<Chunk> o;
-    o.accumulate = !first;
-    o.b_vector = o.b_panel = size_of_vector<Chunk>(capacity);
-    if (p.masks_each_gate()) {
-      for (int64_t u = units.begin; u < units.end; ++u) bias_gradient(u, n, first);
-      return each_slot(units, [&](int slot, int64_t u, int blocks) {
-        for (int v = 0; v < blocks; ++v) pair_gates<1>(u + v, slot, n, gates + v * o.b_panel);
-        if (of_kernel(slot)) {
-          o.c_panel = d_kernel_block();
-          multiply_rows<Chunk, 1, kVector>(input_rows(input_mask(slot)), p.features, n, capacity, gates, o,
-                                           G * kVector,
-                                           d_kernel(u) + (slot - CellT::kKernelSlot) * kVector, blocks);
-        }
-        if (of_recurrent(slot)) {
-          o.c_panel = d_recurrent_block();
-          multiply_rows<Chunk, 1, kVector>(
-              of_reset(slot) ? rows_at(buffers.reset_h) : h_rows(state_mask(slot)), p.units, n, capacity,
-              gates, o, G * kVector, d_recurrent(u) + slot * kVector, blocks);
-        }
-      });
-    }
-    const auto slots_from = [&](int slot) { return gates + pair_offset<Chunk>(0, slot, S, capacity); };
-    o.c_panel = 0;
-    for (int64_t u = units.begin; u < units.end; ++u) {
-      pair_gates<S>(u, 0, n, gates);
-      multiply_rows<Chunk, G, kRow>(input_rows(0), p.features, n, capacity, slots_from(CellT::kKernelSlot), o,
-                                    G * kVector, d_kernel(u));
-      multiply_rows<Chunk, kTogether, kRow>(h_rows(0), p.units, n, capacity, gates, o, G * kVector,
-                                            d_recurrent(u));
-      if constexpr (CellT::kResetBefore) {
-        multiply_rows<Chunk, 1, kRow>(rows_at(buffers.reset_h), p.units, n, capacity, slots_from(2), o,
-                                      G * kVector, d_recurrent(u) + 2 * kVector);
-      }
-      bias_gradient(u, n, first);
-    }
-  }
-
-  // The copies of kCount slots of a unit block as pairs of rows.
-  template <int kCount>
-  void pair_gates(int64_t u, int slot, int64_t n, typename Chunk::Operand* to) const {
-    for (int j = 0; j < kCount; ++j) {
-      const typename Chunk::Operand* copy = gate_operand(u, 0, slot + j);
-      for (int64_t r = 0; r < round_up(n, kStrip); r += 2, copy += 2 * kRowOf<Chunk>) {
-        store_pairs<Chunk>(to + pair_offset<Chunk>(r, j, kCount, capacity),
-                           Chunk::pair_blocks(r < n ? copy : nullptr,
-                                              r + 1 < n ? copy + kRowOf<Chunk> : nullptr));
-      }
-    }
-  }
-
-  void bias_gradient(int64_t u, int64_t n, bool first) const {
-    Real* to = this->at(buffers.d_bias) + u * kRow;
-    V sum[S];
-    MR_UNROLL
-    for (int j = 0; j < S; ++j) sum[j] = zeros();
-    for (const Real *d = gates_of(u, 0), *end = d + n * kRow; d < end; d += kRow) {
-      MR_UNROLL
-      for (int j = 0; j < S; ++j) sum[j] = sum[j] + load(d + j * kVector);
-    }
-    MR_UNROLL
-    for (int j = 0; j < S; ++j) {
-      store(to + j * kVector, first ? sum[j] : load(to + j * kVector) + sum[j]);
-    }
-  }
-
-  // Adds the groups' weight gradients in order and writes them in Keras's layout, a few blocks of units at a
-  // time, as weights are packed (kernel.h).
-  void sum_weight_gradients(int share) const {
-    const Range mine = share_of(unit_blocks, share, job.threads());
-    const auto gate = [](int g) { return g; };
-    const auto recurrent_gate = [](int j) { return CellT::recurrent_gate(j); };
-    const Sums kernel(*this, &BackwardLayout::PerGroup::d_kernel),
-        recurrent(*this, &BackwardLayout::PerGroup::d_recurrent_kernel),
-        bias(*this, &BackwardLayout::PerGroup::d_bias);
-    this->by_four(mine, [&](Range some) {
-      put_sums(some, kernel, p.features, layout.kernel_rows, gate, job.gradients.d_kernel);
-      put_sums(some, recurrent, p.units, layout.recurrent_rows, recurrent_gate,
-               job.gradients.d_recurrent_kernel);
-      if (job.gradients.d_bias == nullptr) return;
-      for (int64_t u = some.begin; u < some.end; ++u) {
-        for (int g = 0; g < G; ++g) {
-          put(job.gradients.d_bias, 0, g, u, bias.sum(u * kRow + (g + CellT::kKernelSlot) * kVector));
-          if (CellT::kCell == Cell::kGru) {
-            put(job.gradients.d_bias, 1, recurrent_gate(g), u, bias.sum(u * kRow + g * kVector));
-          }
-        }
-      }
-    });
-  }
-
-  // One gradient of every group that has any.
-  struct Sums {
-    const Real* of_group[kMostThreads];
-    int count = 0;
-
-    Sums(const Backward& b, Buffer BackwardLayout::PerGroup::* buffer) {
-      for (int g = 0; g < b.job.split.groups; ++g) {
-        if (b.job.schedule->groups[g].steps() > 0) of_group[count++] = b.at(b.layout.groups[g].*buffer);
-      }
-    }
-    MR_INLINE V sum(int64_t offset) const {
-      V sum = zeros();
-      for (int g = 0; g < count; ++g) sum = sum + load(of_group[g] + offset);
-      return sum;
-    }
-  };
-
-  template <class Gate>
-  void put_sums(Range units, const Sums& sums, int64_t rows, int64_t rows_of_block, const Gate& gate,
-                void* gradient) const {
-    for (int64_t k = 0; k < rows; ++k) {
-      for (int j = 0; j < G; ++j) {
-        for (int64_t u = units.begin; u < units.end; ++u) {
-          put(gradient, k, gate(j), u, sums.sum(((u * rows_of_block + k) * G + j) * kVector));
-        }
-      }
-    }
-  }
-  void put(void* gradient, int64_t row, int gate, int64_t u, V v) const {
-    store_first(this->out(gradient) + (row * G + gate) * p.units + u * kVector, v,
-                this->unit_count(u));
   }
 };
 

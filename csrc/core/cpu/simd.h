@@ -11,7 +11,11 @@
 #include "../params.h"
 
 #if defined(__x86_64__)
+// Up to version 12, GCC warns of its own "__m512 __Y = __Y" (its bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
