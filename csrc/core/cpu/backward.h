@@ -227,12 +227,10 @@ struct Backward : GateGradients<CellT, Storage> {
   }
 
   void zero_masked_inputs(int64_t b) const {
-    for (int64_t t = 0; t < p.time; ++t) {
-      if (p.mask[b * p.time + t] == 0) {
-        memset(this->out(job.gradients.d_inputs) + (b * p.time + t) * p.features, 0,
-               p.features * sizeof(Storage));
-      }
-    }
+    Storage* row = this->out(job.gradients.d_inputs) + b * p.time * p.features;
+    this->each_masked_run(b, false, [&](int64_t begin, int64_t end) {
+      memset(row + begin * p.features, 0, (end - begin) * p.features * sizeof(Storage));
+    });
   }
 
   void pass_state(const void* from, void* to, int64_t b) const {

@@ -168,21 +168,42 @@ struct Worker {
     });
   }
 
+  // f(begin, end) for each run of masked steps of row b: times, or places `backwards` from the last.
+  template <class F>
+  MR_INLINE void each_masked_run(int64_t b, bool backwards, const F& f) const {
+    const uint8_t* mask = p.mask + b * p.time + (backwards ? p.time - 1 : 0);
+    const int64_t next = backwards ? -1 : 1;
+    for (int64_t q = 0; q < p.time; ++q) {
+      if (mask[q * next] != 0) continue;
+      const int64_t begin = q;
+      while (++q < p.time && mask[q * next] == 0) continue;
+      f(begin, q);
+    }
+  }
+
   // The carried and zero outputs of masked steps, for one row. Before the first real step an
   // output is zero, whatever the initial state.
   void fill_masked_outputs(int64_t b) const {
     if (job.schedule->count[b] == p.time) return;
-    const size_t bytes = p.units * sizeof(Storage);
     Storage* y = out(job.results.outputs) + b * p.time * p.units;
-    bool carry = false;
-    for (int64_t q = 0; q < p.time; ++q, y += p.units) {
-      if (p.mask[b * p.time + (p.go_backwards ? p.time - 1 - q : q)] != 0) {
-        carry = !p.zero_output_for_mask;
-      } else if (carry) {
-        memcpy(y, y - p.units, bytes);
+    each_masked_run(b, p.go_backwards, [&](int64_t begin, int64_t end) {
+      if (begin == 0 || p.zero_output_for_mask) {
+        memset(y + begin * p.units, 0, (end - begin) * p.units * sizeof(Storage));
       } else {
-        memset(y, 0, bytes);
+        repeat_row(y + (begin - 1) * p.units, end - begin);
       }
+    });
+  }
+
+  // A row of outputs so many times more, after it. What lies there is copied in ever larger pieces, up to
+  // some that the L1 cache holds: row by row, GRU 512,30,32,32 half masked takes 2 % longer, in bfloat16 7 %.
+  void repeat_row(Storage* row, int64_t times) const {
+    const int64_t most = 1 + 4096 / (p.units * int64_t{sizeof(Storage)});
+    for (int64_t rows = 1; times > 0;) {
+      const int64_t n = least(times, least(rows, most));
+      memcpy(row + rows * p.units, row, n * p.units * sizeof(Storage));
+      rows += n;
+      times -= n;
     }
   }
 
