@@ -19,10 +19,34 @@ int64_t whole_blocks(int planes, int64_t n) { return planes > 0 ? round_up(n, 2)
 int64_t copies_of_h(const Problem& p, int planes) {
   return std::max<int64_t>(p.recurrent_dropout_gates, planes > 0 ? 1 : 0);
 }
-// Of n operands, in elements of the compute type: two bfloat16 values fill one.
-int64_t size_of(int planes, int64_t n) {
-  return planes > 0 ? (checked_product({n, planes}, "the workspace") + 1) / 2 : n;
-}
+
+// Gives one buffer after the other, each aligned to a cache line. Throws ResourceExhausted, which names what
+// it is for.
+class Allocator {
+ public:
+  explicit Allocator(const char* what) : what_(what) {}
+
+  Buffer take(std::initializer_list<int64_t> sizes) { return take_elements(product(sizes)); }
+  // For operands, of which two bfloat16 values fill one element of the compute type.
+  Buffer take_operands(int planes, std::initializer_list<int64_t> sizes) {
+    const int64_t n = product(sizes);
+    return take_elements(planes > 0 ? (product({n, planes}) + 1) / 2 : n);
+  }
+  int64_t total() const { return next_; }
+
+ private:
+  int64_t product(std::initializer_list<int64_t> factors) const { return checked_product(factors, what_); }
+
+  Buffer take_elements(int64_t n) {
+    constexpr int64_t kLine = 64 / sizeof(float);
+    const Buffer buffer{next_};
+    if (__builtin_add_overflow(next_, round_up(n, kLine), &next_)) product({INT64_MAX, 2});
+    return buffer;
+  }
+
+  const char* const what_;
+  int64_t next_ = 0;
+};
 
 // Whether a group's rows meet the weights so rarely that packing them takes longer. In place a step costs
 // two units and each of its rows one, with vectors of 64 bytes; as many as below are worth packing weights
@@ -37,15 +61,6 @@ bool passes_weights_rarely(const Problem& p, const Schedule& schedule, int64_t v
 }
 
 }  // namespace
-
-Buffer Allocator::take(int64_t elements) {
-  constexpr int64_t kLine = 64 / sizeof(float);
-  Buffer buffer{next_};
-  if (__builtin_add_overflow(next_, round_up(elements, kLine), &next_)) {
-    checked_product({INT64_MAX, 2}, "the workspace");
-  }
-  return buffer;
-}
 
 Blocks::Blocks(const Problem& p, int vector_length)
     : units((p.units + vector_length - 1) / vector_length),
@@ -80,18 +95,12 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
   const int64_t units = whole_blocks(planes.step, blocks.units);
   const int64_t features = whole_blocks(planes.chunk, blocks.features);
   const int64_t v = vector_length, g = gates(p.cell);
-  Allocator memory;
-  auto take = [&](std::initializer_list<int64_t> sizes) {
-    return memory.take(checked_product(sizes, "the forward workspace"));
-  };
-  auto take_operands = [&](int planes_of, std::initializer_list<int64_t> sizes) {
-    return memory.take(size_of(planes_of, checked_product(sizes, "the forward workspace")));
-  };
+  Allocator memory("the forward workspace");
   auto depth_of = [&](int planes_of, int64_t k) { return planes_of > 0 ? round_up(k, 32) : k; };
-  kernel = take_operands(planes.chunk, {blocks.units, depth_of(planes.chunk, p.features), g, v});
-  recurrent_kernel = take_operands(planes.step, {blocks.units, depth_of(planes.step, p.units), g, v});
-  bias = take({blocks.units, g, v});
-  recurrent_bias = take({blocks.units, v});
+  kernel = memory.take_operands(planes.chunk, {blocks.units, depth_of(planes.chunk, p.features), g, v});
+  recurrent_kernel = memory.take_operands(planes.step, {blocks.units, depth_of(planes.step, p.units), g, v});
+  bias = memory.take({blocks.units, g, v});
+  recurrent_bias = memory.take({blocks.units, v});
   const bool needs_packing = planes.step > 0 || bytes_of(p.dtype) != size_t(real_bytes(p.dtype)) ||
                              p.masks_each_gate();
   in_place = !needs_packing && passes_weights_rarely(p, schedule, v * real_bytes(p.dtype));
@@ -99,27 +108,27 @@ ForwardLayout::ForwardLayout(const Problem& p, const Schedule& schedule, int vec
     constexpr int64_t kFewRows = 2 * kMostRowsInPlace;
     packs_for_singles = std::any_of(schedule.groups.begin(), schedule.groups.end(),
                                     [](const Group& group) { return group.singles() > kFewRows; });
-    if (packs_for_singles) kernel_for_singles = take({blocks.units, p.features, g, v});
+    if (packs_for_singles) kernel_for_singles = memory.take({blocks.units, p.features, g, v});
   }
   for (const Group& group : schedule.groups) {
     PerGroup b;
     b.capacity = whole_rows(planes.chunk, chunk_capacity(group, forward_chunk(planes.chunk)));
     b.rows = whole_rows(planes.step, group.rows());
-    b.inputs = take_operands(
+    b.inputs = memory.take_operands(
         planes.chunk, {std::max<int64_t>(1, p.input_dropout_gates), features, b.capacity, v});
     const int64_t singles = planes.chunk > 1 ? group.singles() : 0;
     b.single_inputs =
-        take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, singles, v});
-    b.projection = take({blocks.units, b.capacity, g, v});
+        memory.take({std::max<int64_t>(1, p.input_dropout_gates), blocks.features, singles, v});
+    b.projection = memory.take({blocks.units, b.capacity, g, v});
     if (!training) {
-      b.h = take({blocks.units, 2, group.rows(), v});
-      if (p.cell == Cell::kLstm) b.c = take({blocks.units, 2, group.rows(), v});
+      b.h = memory.take({blocks.units, 2, group.rows(), v});
+      if (p.cell == Cell::kLstm) b.c = memory.take({blocks.units, 2, group.rows(), v});
     }
     if (p.cell == Cell::kGruResetBefore) {
-      b.reset_h = take_operands(planes.step, {units, b.rows, v});
+      b.reset_h = memory.take_operands(planes.step, {units, b.rows, v});
     }
-    b.dropped_h = take_operands(planes.step, {2, copies_of_h(p, planes.step), units, b.rows, v});
-    if (in_place) b.product = take({blocks.units, kMostRowsInPlace, g, v});
+    b.dropped_h = memory.take_operands(planes.step, {2, copies_of_h(p, planes.step), units, b.rows, v});
+    if (in_place) b.product = memory.take({blocks.units, kMostRowsInPlace, g, v});
     groups.push_back(b);
   }
   elements = memory.total();
@@ -136,41 +145,35 @@ BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const
   constexpr int64_t kWidest = 4;
   unit_panel = std::clamp<int64_t>(blocks.units / split.parts, 1, kWidest);
   feature_panel = std::clamp<int64_t>(blocks.features, 1, kWidest);
-  Allocator memory;
-  auto take = [&](std::initializer_list<int64_t> sizes) {
-    return memory.take(checked_product(sizes, "the backward workspace"));
-  };
-  auto take_operands = [&](int planes_of, std::initializer_list<int64_t> sizes) {
-    return memory.take(size_of(planes_of, checked_product(sizes, "the backward workspace")));
-  };
+  Allocator memory("the backward workspace");
   const bool copies = planes.chunk > 0;
   const int64_t units = whole_blocks(planes.chunk, blocks.units);
   kernel_rows = whole_rows(planes.chunk, p.features);
   recurrent_rows = whole_rows(planes.chunk, p.units);
-  kernel_t = take_operands(planes.chunk, {blocks.features, v, units, g, v});
+  kernel_t = memory.take_operands(planes.chunk, {blocks.features, v, units, g, v});
   recurrent_kernel_t =
-      take_operands(planes.step, {blocks.units, v, whole_blocks(planes.step, blocks.units), g, v});
+      memory.take_operands(planes.step, {blocks.units, v, whole_blocks(planes.step, blocks.units), g, v});
   for (const Group& group : schedule.groups) {
     PerGroup b;
     b.capacity = chunk_capacity(group, backward_chunk(group));
     if (copies) b.capacity = round_up(b.capacity, 32) + 32;  // a tile starts at any row
     b.rows = whole_rows(planes.step, group.rows());
-    b.d_gates = take({blocks.units, b.capacity, slots, v});
-    b.d_h = take({blocks.units, group.rows(), v});
-    if (p.cell == Cell::kLstm) b.d_c = take({blocks.units, group.rows(), v});
+    b.d_gates = memory.take({blocks.units, b.capacity, slots, v});
+    b.d_h = memory.take({blocks.units, group.rows(), v});
+    if (p.cell == Cell::kLstm) b.d_c = memory.take({blocks.units, group.rows(), v});
     if (p.cell == Cell::kGruResetBefore) {
-      b.d_reset_h = take({blocks.units, b.rows, v});
-      b.reset_h = take_operands(planes.chunk, {blocks.units, b.capacity, v});
+      b.d_reset_h = memory.take({blocks.units, b.rows, v});
+      b.reset_h = memory.take_operands(planes.chunk, {blocks.units, b.capacity, v});
     }
-    b.inputs = take_operands(
+    b.inputs = memory.take_operands(
         planes.chunk, {std::max<int64_t>(1, p.input_dropout_gates), blocks.features, b.capacity, v});
     b.dropped_h =
-        take_operands(planes.chunk, {copies_of_h(p, planes.chunk), blocks.units, b.capacity, v});
-    b.gate_operands = take_operands(planes.chunk, {copies ? 1 : 0, units, b.capacity, slots, v});
-    b.gate_pairs = take_operands(planes.chunk, {copies ? split.parts : 0, b.capacity, slots, v});
-    b.d_kernel = take({blocks.units, kernel_rows, g, v});
-    b.d_recurrent_kernel = take({blocks.units, recurrent_rows, g, v});
-    b.d_bias = take({blocks.units, slots, v});
+        memory.take_operands(planes.chunk, {copies_of_h(p, planes.chunk), blocks.units, b.capacity, v});
+    b.gate_operands = memory.take_operands(planes.chunk, {copies ? 1 : 0, units, b.capacity, slots, v});
+    b.gate_pairs = memory.take_operands(planes.chunk, {copies ? split.parts : 0, b.capacity, slots, v});
+    b.d_kernel = memory.take({blocks.units, kernel_rows, g, v});
+    b.d_recurrent_kernel = memory.take({blocks.units, recurrent_rows, g, v});
+    b.d_bias = memory.take({blocks.units, slots, v});
     groups.push_back(b);
   }
   elements = memory.total();
@@ -178,16 +181,13 @@ BackwardLayout::BackwardLayout(const Problem& p, const Schedule& schedule, const
 
 ReserveLayout::ReserveLayout(const Problem& p, const Schedule& schedule, int vector_length) {
   const Blocks blocks(p, vector_length);
-  Allocator memory;
-  auto take = [&](std::initializer_list<int64_t> sizes) {
-    return memory.take(checked_product(sizes, "the reserve"));
-  };
+  Allocator memory("the reserve");
   for (const Group& group : schedule.groups) {
     PerGroup b;
     const int64_t n = group.real_steps();
-    b.saved = take({blocks.units, n, saved_slots(p.cell), vector_length});
-    b.h = take({blocks.units, n, vector_length});
-    if (p.cell == Cell::kLstm) b.c = take({blocks.units, n, vector_length});
+    b.saved = memory.take({blocks.units, n, saved_slots(p.cell), vector_length});
+    b.h = memory.take({blocks.units, n, vector_length});
+    if (p.cell == Cell::kLstm) b.c = memory.take({blocks.units, n, vector_length});
     groups.push_back(b);
   }
   elements = memory.total();

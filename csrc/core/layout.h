@@ -23,15 +23,6 @@ struct Buffer {
   int64_t offset = 0;  // elements from the start of the workspace
 };
 
-class Allocator {
- public:
-  Buffer take(int64_t elements);  // aligned to a cache line; throws ResourceExhausted
-  int64_t total() const { return next_; }
-
- private:
-  int64_t next_ = 0;
-};
-
 struct Blocks {
   Blocks(const Problem& p, int vector_length);
   int64_t units, features;  // number of blocks
