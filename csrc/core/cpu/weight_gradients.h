@@ -18,8 +18,8 @@ struct WeightGradients : GateGradients<CellT, Storage> {
 
   explicit WeightGradients(const Base& of) : Base(of) {}
 
-  // Adds what the steps begin.. end of a chunk give to some units' gradients, `part` says where to put pairs.
-  // Where gates share their operands, all gates of a block of units meet them at once. Where dropout masks
+  // Adds what the steps begin.. end of a chunk give to some units' gradients; each part has its place for
+  // pairs. Where gates share their operands, all gates of a block of units meet them at once. Where dropout masks
   // make them differ, it goes slot by slot, so that the operand of one gate at a time fills the cache, and
   // for two blocks at once, as one vector does not keep a machine busy.
   void add(int part, Range units, int64_t begin, int64_t end) const {
@@ -45,7 +45,7 @@ struct WeightGradients : GateGradients<CellT, Storage> {
     const Range mine = share_of(unit_blocks, share, job.threads());
     const auto gate = [](int g) { return g; };
     const auto recurrent_gate = [](int j) { return CellT::recurrent_gate(j); };
-    const Sums kernel(*this, &BackwardLayout::PerGroup::d_kernel),
+    const GroupSums kernel(*this, &BackwardLayout::PerGroup::d_kernel),
         recurrent(*this, &BackwardLayout::PerGroup::d_recurrent_kernel),
         bias(*this, &BackwardLayout::PerGroup::d_bias);
     this->by_four(mine, [&](Range some) {
@@ -73,7 +73,7 @@ struct WeightGradients : GateGradients<CellT, Storage> {
 
   // --- operands --------------------------------------------------------------------------------
 
-  // The rows of a chunk; from block to block, which copies in pairs know themselves.
+  // The rows of a chunk, and how far it is from block to block of them, which pairs of rows know themselves.
   struct Rows {
     const Operand* at;
     int64_t block;
@@ -124,7 +124,7 @@ struct WeightGradients : GateGradients<CellT, Storage> {
 
   // --- products --------------------------------------------------------------------------------
 
-  // Where a block's gradients lie; from block to block.
+  // Where a block's gradients lie, and how far it is from block to block.
   Real* d_kernel(int64_t u) const { return this->at(buffers.d_kernel) + u * d_kernel_block(); }
   Real* d_recurrent(int64_t u) const {
     return this->at(buffers.d_recurrent_kernel) + u * d_recurrent_block();
@@ -204,11 +204,12 @@ struct WeightGradients : GateGradients<CellT, Storage> {
 
   // --- the sum over groups ---------------------------------------------------------------------
 
-  struct Sums {
+  // One gradient of every group that has any.
+  struct GroupSums {
     const Real* of_group[kMostThreads];
     int count = 0;
 
-    Sums(const WeightGradients& w, Buffer BackwardLayout::PerGroup::* buffer) {
+    GroupSums(const WeightGradients& w, Buffer BackwardLayout::PerGroup::* buffer) {
       for (int g = 0; g < w.job.split.groups; ++g) {
         if (w.job.schedule->groups[g].steps() > 0) of_group[count++] = w.at(w.layout.groups[g].*buffer);
       }
@@ -221,7 +222,7 @@ struct WeightGradients : GateGradients<CellT, Storage> {
   };
 
   template <class Gate>
-  void put_sums(Range units, const Sums& sums, int64_t rows, int64_t rows_of_block, const Gate& gate,
+  void put_sums(Range units, const GroupSums& sums, int64_t rows, int64_t rows_of_block, const Gate& gate,
                 void* gradient) const {
     for (int64_t k = 0; k < rows; ++k) {
       for (int j = 0; j < G; ++j) {
