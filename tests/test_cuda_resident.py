@@ -27,7 +27,6 @@ SETTINGS = tuple(
         ("fifo", "lifo", "7"), ("1000", "4", "8", "16"), ("0", "12")
     )
 )
-UNITS_OF_LARGE = "32"  # of a block, where shared memory does not hold the weights of all units
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -36,6 +35,11 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 @pytest.fixture(autouse=True)
 def matrix(setting):
     setting(CUSIM_KERNEL="resident", CUSIM_TF32="1", CUSIM_MULTIPROCESSORS="40")
+
+
+def block_units(number, case):
+    """Those of the setting in turn; of a large case so few that shared memory holds their weights."""
+    return "32" if case.units > 100 else SETTINGS[number % len(SETTINGS)]["CUSIM_UNITS"]
 
 
 def check(case, cell, dtype):
@@ -47,9 +51,7 @@ def check(case, cell, dtype):
 def test_cases(number, case, cell, setting):
     """Each case in one of the dtypes, under one of the settings, in turn."""
     number += CELLS.index(cell)
-    setting(**SETTINGS[number % len(SETTINGS)])
-    if case.units > 100:
-        setting(CUSIM_UNITS=UNITS_OF_LARGE)
+    setting(**{**SETTINGS[number % len(SETTINGS)], "CUSIM_UNITS": block_units(number, case)})
     check(case, cell, DTYPES[number % len(DTYPES)])
 
 
@@ -57,10 +59,7 @@ def test_cases(number, case, cell, setting):
 @every_dtype
 @pytest.mark.parametrize("number, case", list(enumerate(SIZES)), ids=lambda v: str(v))
 def test_sizes(number, case, dtype, cell, setting):
-    units = SETTINGS[number % len(SETTINGS)]["CUSIM_UNITS"]
-    if case.units > 100:
-        units = UNITS_OF_LARGE
-    setting(CUSIM_ORDER=str(number), CUSIM_UNITS=units)
+    setting(CUSIM_ORDER=str(number), CUSIM_UNITS=block_units(number, case))
     check(case, cell, dtype)
 
 

@@ -22,7 +22,7 @@ struct Backward : GateGradients<CellT, Storage> {
       Base::each_recurrent_gate;
   using Base::G, Base::S, Base::kRow, Base::kTogether, Base::kCopies, Base::kStepCopies;
   using Base::kept_h, Base::kept_c, Base::saved, Base::gates_of, Base::gate_operand, Base::put_gate,
-      Base::rows_at, Base::input_rows, Base::h_rows, Base::dropped_h;
+      Base::rows_at, Base::input_rows, Base::h_rows;
   static constexpr int kWidest = 4;  // vectors in a panel
   template <class K>  // the largest tile
   static constexpr int kProduct = Tile<K>::most_rows(kWidest) * kWidest * kVector;
@@ -248,16 +248,22 @@ struct Backward : GateGradients<CellT, Storage> {
 
   // Operands of the weight gradients that forward did not keep in this form.
   void gather(int part, Range units, int64_t begin, int64_t end) const {
-    if constexpr (kCopies) return gather_pairs(part, group.offset[begin], group.offset[end]);
-    this->template gather_inputs<Reals>(part, group.offset[begin], group.offset[end], capacity,
-                                        this->at(buffers.inputs));
+    if constexpr (kCopies) {
+      gather_pairs(part, group.offset[begin], group.offset[end]);
+    } else {
+      gather_rows(part, units, begin, end);
+    }
+  }
+
+  void gather_rows(int part, Range units, int64_t begin, int64_t end) const {
+    this->template gather_inputs<Chunk>(part, group.offset[begin], group.offset[end], capacity, input_rows(0));
     if (p.recurrent_dropout_gates == 0) return;
     for (int64_t u = units.begin; u < units.end; ++u) {
       for (int64_t s = begin; s < end; ++s) {
         for (int64_t i = 0; i < group.live[s]; ++i) {
           const int64_t n = group.offset[s] + i, r = n - group.offset[begin];
           for (int64_t d = 0; d < p.recurrent_dropout_gates; ++d) {
-            store(dropped_h(d, u, r), load(kept_h(u, n)) * recurrent_mask(d, i, u));
+            store(h_rows(d) + (u * capacity + r) * kVector, load(kept_h(u, n)) * recurrent_mask(d, i, u));
           }
         }
       }

@@ -59,15 +59,12 @@ struct GateGradients : Worker<Storage> {
   typename Chunk::Operand* rows_at(Buffer buffer) const {
     return this->template operands_at<Chunk>(buffer);
   }
-  // The packed rows of dropout mask d.
+  // The rows of a chunk times dropout mask d; copies are packed.
   typename Chunk::Operand* input_rows(int64_t d) const {
     return rows_at(buffers.inputs) + d * feature_blocks * capacity * kVector * Chunk::kPlanes;
   }
   typename Chunk::Operand* h_rows(int64_t d) const {
     return rows_at(buffers.dropped_h) + d * unit_blocks * capacity * kVector * Chunk::kPlanes;
-  }
-  Real* dropped_h(int64_t d, int64_t u, int64_t r) const {
-    return this->at(buffers.dropped_h) + ((d * unit_blocks + u) * capacity + r) * kVector;
   }
   const Real* kept_h(int64_t u, int64_t n) const {
     return this->reserve_at(reserve.h) + (u * real_steps + n) * kVector;

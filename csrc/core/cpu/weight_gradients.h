@@ -12,7 +12,7 @@ struct WeightGradients : GateGradients<CellT, Storage> {
   using Base = GateGradients<CellT, Storage>;
   using Chunk = typename Base::Chunk;
   using Operand = typename Chunk::Operand;
-  using Base::group, Base::job, Base::p, Base::unit_blocks, Base::feature_blocks;
+  using Base::group, Base::job, Base::p, Base::unit_blocks;
   using Base::layout, Base::buffers, Base::capacity, Base::each_input_gate, Base::each_recurrent_gate;
   using Base::G, Base::S, Base::kRow, Base::kTogether, Base::kCopies;
 
